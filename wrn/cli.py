@@ -1,0 +1,243 @@
+"""The `wrn` command: one function a subcommand; parse, call, print. No torch until a subcommand needs it."""
+
+import dataclasses
+import json as jsonlib
+import sys
+import traceback
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional, arg
+
+from wrn.errors import Error, UsageError, unknown
+from wrn.recipes import RECIPES, Recipe, recipe
+
+_SET_ELSEWHERE = ("recipe", "model", "data")
+
+
+def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
+    """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
+    names = {int: "INT", float: "FLOAT", bool: "true|false", tuple[int, ...]: "INT [INT ...]"}
+    metavar = names.get(kind) or "|".join(a for a in str(kind).split("'")[1::2])
+    help_ = f"{field.metadata['meaning']} (default: the recipe's)"
+    if kind is bool:
+        kind = Literal["true", "false"]
+    return Annotated[kind | None, arg(metavar=metavar, help=help_, help_behavior_hint="")]
+
+
+_HINTS = get_type_hints(Recipe)
+RecipeFlags = dataclasses.make_dataclass(
+    "RecipeFlags",
+    [(f.name, _flag(f, _HINTS[f.name]), None) for f in dataclasses.fields(Recipe) if f.name not in _SET_ELSEWHERE],
+)
+
+Device = Annotated[str | None, arg(metavar="cpu|cuda|cuda:1|mps", help="where to compute (default: the fastest here)")]
+Json = Annotated[bool, arg(help="print JSON")]
+
+
+def train(
+    model: Annotated[
+        Positional[str | None], arg(metavar="MODEL", help="such as wrn-28-10; see `wrn list models`")
+    ] = None,
+    flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
+    *,
+    data: Annotated[str | None, arg(metavar="DATA", help="digits or folder:PATH; see `wrn list data`")] = None,
+    recipe_: Annotated[str, arg(name="recipe", metavar="|".join(RECIPES), help="see `wrn list recipes`")] = "paper",
+    seed: Annotated[int, arg(help="what every random draw follows from")] = 0,
+    device: Device = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        arg(metavar="fp32|bf16", help="arithmetic of training (default: the fastest here)"),
+    ] = None,
+    compile: Annotated[
+        bool | None, arg(metavar="True|False", help="compile the network first (needs a C++ compiler)")
+    ] = None,
+    workers: Annotated[int | None, arg(metavar="INT", help="threads that decode pictures (default: all cores)")] = None,
+    out: Annotated[
+        str | None, arg(metavar="FOLDER", help="the run folder (default: runs/DATA/MODEL-HASH/seedSEED)")
+    ] = None,
+    fresh: Annotated[bool, arg(help="start over, whatever lies in the run folder")] = False,
+) -> None:
+    """Train a network, or continue; without arguments, a small one on real digits."""
+    if (model is None) != (data is None):
+        missing, example = ("--data", "--data digits") if data is None else ("model", "wrn-16-4")
+        raise UsageError(f"wrn train: no {missing} named; add {example}, or name neither to train on digits")
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    for name in given:
+        if _HINTS[name] is bool:
+            given[name] = given[name] == "true"
+    what = recipe(model or "wrn-16-1", data=data or "digits", recipe=recipe_, **given)
+    from wrn.training.loop import train as run_training
+
+    run_training(
+        what, out, seed=seed, device=device, precision=precision, compile=compile, workers=workers, fresh=fresh
+    )
+
+
+def evaluate(
+    run: Annotated[Positional[str], arg(metavar="RUN", help="a finished run's folder, or its model.safetensors")],
+    *,
+    data: Annotated[
+        str | None, arg(metavar="DATA", help="another data set with the same classes (default: the run's)")
+    ] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Test a finished run in fp32, on its own data set or another one."""
+    from wrn.evaluation import evaluate_run
+
+    facts = evaluate_run(run, data, device)
+    if json:
+        print(jsonlib.dumps(facts))
+    else:
+        print(
+            f"test error {facts['test_error']:.2f}% ({facts['wrong']} of {facts['images']} images of {facts['data']}), "
+            f"loss {facts['test_loss']:.4f}, fp32"
+        )
+
+
+def predict(
+    run: Annotated[Positional[str], arg(metavar="RUN", help="a finished run's folder, or its model.safetensors")],
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE [IMAGE ...]", help="picture files")],
+    *,
+    top: Annotated[int, arg(help="how many classes to show")] = 5,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Classify picture files with a finished run: the likeliest classes with their probabilities."""
+    from wrn.prediction import top_classes
+
+    if not images:
+        raise UsageError("wrn predict: no pictures named; add one or more files after the run")
+    found = top_classes(run, images, top, device)
+    if json:
+        print(jsonlib.dumps(found))
+        return
+    table = _table("image", *(f"{place}." for place in range(1, len(found[0]["classes"]) + 1)))
+    for line in found:
+        table.add_row(line["image"], *(f"{each['class']} {each['probability']:.1%}" for each in line["classes"]))
+    _print(table)
+
+
+def list_(
+    what: Annotated[
+        Positional[Literal["models", "data", "recipes"] | None],
+        arg(metavar="models|data|recipes", help="all without it"),
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """List the networks, the data sets, or the recipes and how they differ."""
+    from wrn.listing import data_sets, models, recipes
+
+    listings = {"models": models, "data": data_sets, "recipes": recipes}
+    chosen = [what] if what else list(listings)
+    if json:
+        print(jsonlib.dumps({name: listings[name]() for name in chosen}))
+        return
+    for name in chosen:
+        rows = listings[name]()
+        table = _table(*rows[0], title=name if len(chosen) > 1 else None)
+        for row in rows:
+            table.add_row(
+                *("" if value is None else f"{value:,}" if type(value) is int else str(value) for value in row.values())
+            )
+        _print(table)
+
+
+def info(
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="such as wrn-28-10")],
+    *,
+    num_classes: Annotated[int, arg(help="classes to tell apart")] = 10,
+    image_size: Annotated[int, arg(help="side of the images")] = 32,
+    in_channels: Annotated[int, arg(help="channels of the images")] = 3,
+    depth_rule: Annotated[
+        Literal["true", "nominal"] | None,
+        arg(metavar="true|nominal", help="n = 3lN + 4, or 6N + 4 whatever l (Table 2)"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show a network's parameters, multiply-accumulates, layers and activation memory, by group."""
+    from wrn.models.complexity import describe
+
+    found = describe(
+        model, num_classes=num_classes, image_size=image_size, in_channels=in_channels, depth_rule=depth_rule
+    )
+    if json:
+        print(jsonlib.dumps(found.to_dict()))
+        return
+    table = _table("part", "output", "parameters", "MACs", "conv layers", "activations", title=found.model)
+    for part in (*found.parts, found):
+        name = getattr(part, "name", "total")
+        output = "x".join(map(str, part.output)) if name != "total" else "x".join(map(str, found.input)) + " in"
+        activations = f"{part.activation_bytes / 2**20:.2f} MiB"
+        row = (f"{part.params:,}", f"{part.macs:,}", str(part.conv_layers), activations)
+        table.add_row(name, output, *row, style="bold" if name == "total" else None)
+    _print(table)
+    print("MACs and activations (fp32, kept for the backward pass) are for one image.")
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="left" if number == 0 else None)  # type: ignore[arg-type]
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=160)
+    console.print(table)
+
+
+COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "list": list_, "info": info}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 130/143 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        if words[0] == "--version":
+            from wrn import __version__
+
+            print(f"wrn {__version__}")
+            return 0
+        if not words[0].startswith("-") and words[0] not in COMMANDS:
+            raise unknown("command", words[0], COMMANDS)
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,  # type: ignore[arg-type]
+            prog="wrn",
+            description="Wide Residual Networks: train, test, use, compare. `wrn train` alone trains on real digits. "
+            "`--debug` shows a failure's traceback.",
+            args=words,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except (Error, OSError, KeyboardInterrupt, MemoryError) as error:
+        if debug:
+            traceback.print_exc()
+        return _failed(error)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def _failed(error: BaseException) -> int:
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone
+        sys.stderr.close()
+        return 1
+    if isinstance(error, KeyboardInterrupt):
+        return getattr(error, "exit_code", 130)
+    if isinstance(error, Error):
+        text = str(error)
+    elif isinstance(error, OSError):
+        text = f"{error.filename or 'input/output'}: {error.strerror or error}; check the path, its permissions and the disk"
+    else:
+        text = "memory: not enough of it; lower --batch-size"
+    print(f"wrn: error: {' '.join(text.split())}", file=sys.stderr)
+    return 2 if isinstance(error, UsageError) else 1

@@ -1,0 +1,59 @@
+"""The data sets by name: what each is, and what it needs. No torch, nothing is loaded here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Literal
+
+from wrn.errors import UsageError, unknown
+
+Augment = Literal["flip-crop", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One data set. Constants are in units of 0..255, per channel R, G, B; None: computed from the training split."""
+
+    summary: str
+    reader: str  # "module:function" that decodes it, imported when it is needed
+    classes: int | None = None  # None: as many as are found
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what the paper's recipe is on this data
+    shortened: Mapping[str, Any] = field(default_factory=dict)  # our convenience: counted as a deviation
+
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(
+        summary="1,797 real scans of handwritten digits (scikit-learn's), 1,442 to train on and 355 to test",
+        reader="wrn.data.digits:read",
+        classes=10,
+        recipe={"augment": "none"},
+        shortened={"epochs": 20},
+    ),
+    "folder": Entry(
+        summary="your own pictures: folder:PATH with train/CLASS/* and test/CLASS/*, or a tar of that",
+        reader="wrn.data.folder:read",
+        recipe={"augment": "flip-crop"},
+    ),
+}
+
+
+def entry(data: str) -> Entry:
+    """The catalogue's entry of `digits` or `folder:PATH`. Raises ValueError for a name that is not in it."""
+    name, colon, path = data.partition(":")
+    if name not in DATASETS:
+        raise unknown("data set", data, DATASETS)
+    if (name == "folder") != bool(path) or (colon and not path):
+        raise UsageError(
+            f"data set {data!r}: {'no path given; write folder:PATH' if name == 'folder' else 'takes no path'}"
+        )
+    return DATASETS[name]
+
+
+def label(data: str) -> str:
+    """A short name: `digits`; for `folder:some/where/birds.tar.gz`, `birds`."""
+    name = PurePath(data.partition(":")[2] or data).name
+    for suffix in (".gz", ".bz2", ".xz", ".tgz", ".tar"):
+        name = name.removesuffix(suffix)
+    return name

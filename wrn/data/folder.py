@@ -1,0 +1,193 @@
+"""`folder:PATH`: your own pictures, in train/CLASS/* and test/CLASS/*, or a tar (also .gz, .bz2, .xz) of that. No torch."""
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import PIL
+
+from wrn.data import pictures
+from wrn.data.arrays import Arrays, Decoded, Progress
+from wrn.errors import Error, MissingError, UsageError
+from wrn.randomness import key
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file of the data set."""
+
+    split: str
+    label: str
+    name: str  # below the root: train/cat/1.jpg
+
+
+class Folder:
+    """A folder or an archive of pictures, listed but not yet decoded."""
+
+    def __init__(self, path: Path, image_size: int, val_fraction: float) -> None:
+        self.path, self.image_size, self.val_fraction = path, image_size, val_fraction
+        try:
+            self._is_archive = not path.is_dir()
+            entries = _list_archive(path) if self._is_archive else _list_folder(path)
+        except FileNotFoundError:
+            raise MissingError(f"folder:{path}: there is nothing at that path; give a folder or a tar file") from None
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise Error(f"folder:{path}: cannot be listed: {error}; give a folder or a tar file") from error
+        self._stamps = {name: stamp for name, stamp in entries.items() if stamp is not None}
+        self.train, self.test, self.classes = self._sort(entries)
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        listing = hashlib.sha256(repr(sorted(self._stamps.items())).encode()).hexdigest()
+        settings = {"image_size": self.image_size, "val_fraction": self.val_fraction}
+        return {"reader": "folder", "version": 1, "listing": listing, "pillow": PIL.__version__, **settings}
+
+    def _sort(self, entries: Mapping[str, Any]) -> tuple[list[Picture], list[Picture], tuple[str, ...]]:
+        """Pictures by split, in the order of class and name. Raises wrn.Error for what cannot be a data set."""
+        classes: dict[str, dict[str, list[Picture]]] = {"train": {}, "test": {}}
+        for name, stamp in sorted(entries.items()):
+            parts = PurePosixPath(name).parts
+            if len(parts) < 2 or parts[0] not in classes or any(part.startswith(".") for part in parts):
+                continue
+            if stamp is None and len(parts) == 2:
+                classes[parts[0]].setdefault(parts[1], [])  # a class folder; empty until pictures are seen in it
+            elif stamp is not None and len(parts) >= 3 and PurePosixPath(name).suffix.lower() in pictures.SUFFIXES:
+                classes[parts[0]].setdefault(parts[1], []).append(Picture(parts[0], parts[1], name))
+        what = f"folder:{self.path}"
+        if not classes["train"]:
+            raise Error(
+                f"{what}: holds no train/CLASS/ folders; lay the pictures out as train/CLASS/* and test/CLASS/*"
+            )
+        for split, by_class in classes.items():
+            for label, found in by_class.items():
+                if not found:
+                    raise Error(f"{what}: {split}/{label} holds no pictures; fill the folder or remove it")
+        if len(classes["train"]) == 1:
+            raise Error(f"{what}: holds one class only, {next(iter(classes['train']))!r}; classification needs two")
+        if strangers := sorted(set(classes["test"]) - set(classes["train"])):
+            raise Error(f"{what}: class {strangers[0]!r} is in test/ but not in train/; add it there or remove it")
+        train = [picture for label in sorted(classes["train"]) for picture in classes["train"][label]]
+        test = [picture for label in sorted(classes["test"]) for picture in classes["test"][label]]
+        if test and self.val_fraction:
+            raise UsageError(f"--val-fraction: {what} has a test split of its own; leave the option out")
+        if not test:
+            train, test = self._hold_out(classes["train"])
+        return train, test, tuple(sorted(classes["train"]))
+
+    def _hold_out(self, by_class: Mapping[str, list[Picture]]) -> tuple[list[Picture], list[Picture]]:
+        """A share of each class, chosen by file name alone, as the test split."""
+        if not self.val_fraction:
+            raise Error(
+                f"folder:{self.path}: has no test/ split; add one, or hold out a part of train/ with --val-fraction 0.1"
+            )
+        train, test = [], []
+        for label, found in sorted(by_class.items()):
+            count = round(len(found) * self.val_fraction)
+            if not 1 <= count < len(found):
+                raise Error(
+                    f"folder:{self.path}: train/{label} has {len(found)} pictures, so that --val-fraction "
+                    f"{self.val_fraction:g} leaves one side without any; add pictures or change the share"
+                )
+            held_out = set(sorted(found, key=lambda picture: key("val-fraction", picture.name))[:count])
+            train += [picture for picture in found if picture not in held_out]
+            test += [picture for picture in found if picture in held_out]
+        return train, test
+
+    def decode(self, workers: int, progress: Progress) -> Decoded:
+        place = {picture.name: index for index, picture in enumerate(self.train + self.test)}
+        images = np.empty((len(place), self.image_size, self.image_size, 3), dtype=np.uint8)
+        broken: dict[str, str] = {}
+
+        def decode_one(name: str, load: Callable[[], bytes | Path]) -> None:
+            try:
+                images[place[name]] = pictures.decode(load(), self.image_size)
+            except (Error, OSError) as error:
+                broken[name] = str(error)
+
+        contents = self._read_archive(set(place)) if self._is_archive else self._read_folder(place)
+        with ThreadPoolExecutor(workers) as pool:  # Pillow lets go of the interpreter while it decodes
+            done = 0
+            while chunk := list(islice(contents, 64 * workers)):
+                list(pool.map(lambda item: decode_one(*item), chunk))
+                done += len(chunk)
+                progress(f"decoding {self.path.name}", done, len(place))
+        if broken:
+            name = min(broken)
+            count = f"{len(broken)} of {len(place)} pictures cannot be used, the first is " if len(broken) > 1 else ""
+            raise Error(f"folder:{self.path}: {count}{name}: {broken[name]}; replace or remove it")
+        index = {label: number for number, label in enumerate(self.classes)}
+        labels = np.array([index[picture.label] for picture in self.train + self.test], dtype=np.int64)
+        n = len(self.train)
+        return Decoded(Arrays(images[:n], labels[:n]), Arrays(images[n:], labels[n:]), self.classes)
+
+    def _read_folder(self, names: Mapping[str, int]) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
+        for name in names:
+            yield name, lambda name=name: self.path / name  # type: ignore[misc]
+
+    def _read_archive(self, names: set[str]) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
+        """Members in the archive's order, read one by one: nothing is extracted."""
+        prefix = _prefix(_members(self.path))
+        with tarfile.open(self.path) as archive:
+            for member in archive:
+                name = _clean(member.name).removeprefix(prefix)
+                if member.isfile() and name in names:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    content = file.read()
+                    yield name, lambda content=content: content  # type: ignore[misc]
+
+
+def _list_folder(root: Path) -> dict[str, tuple[int, int] | None]:
+    """{name below root: (size, modification time)}, None for folders; links are followed."""
+    entries: dict[str, tuple[int, int] | None] = {}
+    for split in ("train", "test"):
+        for folder, subfolders, files in os.walk(root / split, followlinks=True, onerror=_raise_unless_missing):
+            base = Path(folder).relative_to(root).as_posix()
+            entries.update({f"{base}/{name}": None for name in subfolders})
+            for name in files:
+                status = (Path(folder) / name).stat()
+                entries[f"{base}/{name}"] = (status.st_size, status.st_mtime_ns)
+    return entries
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _list_archive(path: Path) -> dict[str, tuple[int, int] | None]:
+    members = _members(path)
+    prefix = _prefix(members)
+    stamp = path.stat().st_mtime_ns
+    return {
+        _clean(member.name).removeprefix(prefix): None if member.isdir() else (member.size, stamp)
+        for member in members
+        if member.isdir() or member.isfile()
+    }
+
+
+def _members(path: Path) -> list[tarfile.TarInfo]:
+    with tarfile.open(path) as archive:
+        return archive.getmembers()
+
+
+def _clean(name: str) -> str:
+    return name.removeprefix("./").rstrip("/")
+
+
+def _prefix(members: list[tarfile.TarInfo]) -> str:
+    """The one folder that holds everything, if there is one: archives are often made of a folder with its name."""
+    tops = {_clean(member.name).split("/")[0] for member in members} - {".", ""}
+    return f"{tops.pop()}/" if len(tops) == 1 and not tops & {"train", "test"} else ""
+
+
+def read(path: str, image_size: int, val_fraction: float) -> Folder:
+    """List the pictures at `path`. Raises wrn.Error (see `Folder`) before anything is decoded."""
+    return Folder(Path(path).expanduser(), image_size, val_fraction)

@@ -1,0 +1,46 @@
+"""Pictures to uint8 arrays: any size and mode to RGB squares. No torch."""
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wrn.errors import Error
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
+    """The picture as RGB (image_size, image_size, 3). Raises wrn.Error if it cannot be read to its last byte."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+                image.load()
+                return to_square(image, image_size)
+    except UnidentifiedImageError:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        raise Error("is no picture" if size else "is empty") from None
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Error(f"cannot be decoded ({error})") from error
+
+
+def to_square(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
+    """RGB, upright, shorter side resized to `image_size`, centre cropped; a picture of that size stays untouched."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    image = image.convert("RGB")
+    width, height = image.size
+    if min(width, height) != image_size:
+        scale = image_size / min(width, height)
+        size = (max(image_size, round(width * scale)), max(image_size, round(height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
+    return np.asarray(image.crop((left, top, left + image_size, top + image_size)))

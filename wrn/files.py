@@ -1,0 +1,56 @@
+"""Files written whole or not at all, and their hashes."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows has no handle for folders and needs none
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file (or fill a folder) beside `path`, then rename it into place.
+
+    A reader sees the old content or the new, never a part: temp -> fsync -> rename -> fsync of the folder.
+    A folder replaces nothing: `path` must not exist then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary = scratch / path.name
+        write(temporary)
+        for part in [*temporary.rglob("*"), temporary]:
+            sync(part)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n") and None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, indented for a person, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,123 @@
+"""Size and work of a network, measured on the meta device from the module itself: nothing is allocated or computed."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from wrn.models.creation import create_model
+from wrn.models.names import DepthRule, parse
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of Table 1 as it came out."""
+
+    name: str
+    output: tuple[int, ...]  # channels, height, width; or features
+    params: int  # trainable, BN scale and shift and biases included
+    macs: int  # multiply-accumulates of convolutions and linear layers, one image
+    conv_layers: int
+    activation_bytes: int  # what autograd keeps for the backward pass, fp32, one image
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What `describe` found; units as in `Part`, which the totals add up."""
+
+    model: str
+    num_classes: int
+    input: tuple[int, int, int]
+    parts: tuple[Part, ...]
+
+    @property
+    def params(self) -> int:
+        return sum(part.params for part in self.parts)
+
+    @property
+    def macs(self) -> int:
+        return sum(part.macs for part in self.parts)
+
+    @property
+    def conv_layers(self) -> int:
+        return sum(part.conv_layers for part in self.parts)
+
+    @property
+    def activation_bytes(self) -> int:
+        return sum(part.activation_bytes for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        totals = {key: getattr(self, key) for key in ("params", "macs", "conv_layers", "activation_bytes")}
+        return {**asdict(self), **totals}
+
+
+def describe(
+    name: str,
+    *,
+    num_classes: int = 10,
+    image_size: int = 32,
+    in_channels: int = 3,
+    depth_rule: DepthRule | None = None,
+) -> Complexity:
+    """Parameters, MACs, conv layers and activation bytes of a network, in total and by group.
+
+    MACs count 2 FLOPs each and leave out BN, ReLU, additions and pooling, as is usual. Activation bytes are those of
+    the distinct tensors that autograd saves in training mode. Raises ValueError as `create_model` does.
+    """
+    with torch.device("meta"):
+        model = create_model(name, num_classes=num_classes, in_channels=in_channels, depth_rule=depth_rule)
+        image = torch.empty(1, in_channels, image_size, image_size)
+    parts = measure(model, image)
+    return Complexity(parse(name, depth_rule).name, num_classes, (in_channels, image_size, image_size), tuple(parts))
+
+
+def measure(model: nn.Module, image: Tensor) -> list[Part]:
+    """The parts of `model`, its direct children, in the order they run on `image` (both on the meta device)."""
+    children = dict(model.named_children())
+    names = {child: name for name, child in children.items()}
+    parameters = {id(parameter) for parameter in model.parameters()}
+    outputs: dict[str, tuple[int, ...]] = {}
+    saved: dict[str, dict[int, Tensor]] = {"": {}}
+    running = ""
+
+    def enter(child: nn.Module, _: Any) -> None:
+        nonlocal running
+        running = names[child]
+        saved.setdefault(running, {})
+
+    def leave(child: nn.Module, _: Any, output: Tensor) -> None:
+        outputs[names[child]] = tuple(output.shape[1:])
+
+    seen: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        # A tensor saved by two operations is kept once. Holding it here keeps its storage's address its own.
+        key = tensor.untyped_storage()._cdata
+        if key not in seen and id(tensor) not in parameters and not isinstance(tensor, nn.Parameter):
+            seen.add(key)
+            saved[running][key] = tensor
+        return tensor
+
+    handles = [child.register_forward_pre_hook(enter) for child in children.values()]
+    handles += [child.register_forward_hook(leave) for child in children.values()]
+    model.train()
+    counter = FlopCounterMode(display=False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), counter:
+        model(image)
+    for handle in handles:
+        handle.remove()
+    flops = counter.get_flop_counts()
+    root = type(model).__name__
+    return [
+        Part(
+            name=name,
+            output=outputs[name],
+            params=sum(p.numel() for p in children[name].parameters()),
+            macs=sum(flops.get(f"{root}.{name}", {}).values()) // 2,
+            conv_layers=sum(isinstance(part, nn.Conv2d) for part in children[name].modules()),
+            activation_bytes=sum(t.untyped_storage().nbytes() for t in saved[name].values()),
+        )
+        for name in outputs
+    ]

@@ -1,0 +1,173 @@
+"""What to run, as data: frozen, comparable, JSON in and out. No torch.
+
+A named recipe is the paper's text (`paper`) or one of its two released codes. A data set may change it where the paper
+itself does (SVHN). Whatever else differs from the name is a deviation, and is reported with the result.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from wrn.data.catalog import Augment, entry
+from wrn.errors import UsageError, unknown
+from wrn.models.names import parse
+
+
+def knob(default: Any, meaning: str) -> Any:
+    """A field with a one-line meaning, which is also the help of the flag that sets it."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a trained network, but for the seed and the hardware. Made by `wrn.recipe`."""
+
+    recipe: str = knob("paper", "the named recipe this one began as")
+    model: str = knob("wrn-16-1", "the network's name")
+    data: str = knob("digits", "the data set: a name of the catalogue, or folder:PATH")
+    # The network
+    depth_rule: Literal["true", "nominal"] | None = knob(None, "how a depth counts: n = 3lN + 4, or 6N + 4 whatever l")
+    dropout: float = knob(0.0, "probability of dropping an activation between a block's convolutions")
+    conv_init: Literal["fan-in", "fan-out"] = knob("fan-in", "which fan scales the normal initial convolutions")
+    bn_init: Literal["ones", "uniform"] = knob("ones", "initial BN scale: 1, or U(0, 1)")
+    linear_init: Literal["uniform", "normal"] = knob("uniform", "initial classifier: U(+-1/sqrt(n)), or N(0, 2/n)")
+    # The data
+    image_size: int = knob(32, "side of the square images, in pixels")
+    augment: Augment = knob("flip-crop", "flip-crop: mirror half, reflect-pad 4 and crop; or none")
+    val_fraction: float = knob(0.0, "share of train held out as the test split of a folder that has none")
+    # The optimisation
+    epochs: int = knob(200, "passes over the training set")
+    batch_size: int = knob(128, "images a step, over all processes")
+    lr: float = knob(0.1, "learning rate at the start")
+    lr_decay: float = knob(0.2, "what the rate is multiplied by at each milestone")
+    milestones: tuple[int, ...] = knob((60, 120, 160), "epochs before which the rate drops; counted from 1")
+    schedule_epochs: int = knob(200, "the number of epochs that the milestones belong to; they scale to `epochs`")
+    momentum: float = knob(0.9, "momentum of SGD, without dampening")
+    nesterov: bool = knob(True, "Nesterov's form of momentum")
+    reset_momentum: bool = knob(False, "forget the momentum at each drop of the rate")
+    weight_decay: float = knob(5e-4, "L2 penalty added to the gradient of every parameter, BN and biases included")
+    drop_last: bool = knob(False, "leave out the last, smaller batch of each epoch")
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 1: a pure function of it. Raises ValueError outside 1..epochs."""
+        if not 1 <= epoch <= self.epochs:
+            raise UsageError(f"epoch {epoch}: outside 1..{self.epochs}")
+        scheduled = (epoch - 1) * self.schedule_epochs // self.epochs + 1
+        drops = sum(scheduled >= milestone for milestone in self.milestones)
+        # In decimals: 0.1 * 0.2 * 0.2 is 0.004, not 0.004000000000000001
+        return float(f"{self.lr * self.lr_decay**drops:.12g}")
+
+    def drops_at(self, epoch: int) -> bool:
+        """Whether the learning rate falls just before this epoch."""
+        return epoch > 1 and self.lr_at(epoch) != self.lr_at(epoch - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Recipe":
+        """The recipe of a `to_dict`. Raises ValueError for unknown fields and for values that make no sense."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise unknown("recipe field", name, known)
+        values = dict(fields)
+        if isinstance(values.get("milestones"), list):
+            values["milestones"] = tuple(values["milestones"])
+        for name, kind in get_type_hints(cls).items():
+            if kind is float and type(values.get(name)) is int:  # 1 and 1.0 are one recipe, with one hash
+                values[name] = float(values[name])
+        return cls(**values)
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits that stand for the whole recipe; part of a run folder's name."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+
+    def deviations(self) -> dict[str, dict[str, Any]]:
+        """Every field that differs from the named recipe for this network and data: {field: {recipe:, here:}}."""
+        named = _named(self.recipe, self.model, self.data)
+        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(named, f.name)]
+        return {name: {"recipe": getattr(named, name), "here": getattr(self, name)} for name in names}
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # The printed text; where it is silent, the usual choice.
+    "paper": {},
+    # The Lua code behind the printed numbers (SPEC 3.1, 1.5).
+    "authors": {"bn_init": "uniform", "reset_momentum": True, "drop_last": True},
+    # The authors' later PyTorch code (SPEC 3.4).
+    "authors-pytorch": {"bn_init": "uniform", "reset_momentum": True, "linear_init": "normal", "nesterov": False},
+}
+
+
+def _named(name: str, model: str, data: str) -> Recipe:
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return Recipe(recipe=name, model=model, data=data, **(entry(data).recipe | RECIPES[name]))
+
+
+def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Recipe:
+    """The named recipe for a network on a data set, with `fields` changed.
+
+    With `epochs` changed the milestones scale; with `milestones` given they are taken as they stand.
+    Raises ValueError for unknown names and fields, and for values that make no sense.
+    """
+    named = _named(recipe, model, data)
+    changed = dict(entry(data).shortened) | {name: value for name, value in fields.items() if value is not None}
+    if "milestones" in changed:
+        changed.setdefault("schedule_epochs", changed.get("epochs", named.epochs))
+    spec = parse(model, changed.get("depth_rule"))
+    return Recipe.from_dict(named.to_dict() | changed | {"model": spec.name})
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise ValueError where a field's type or value makes no sense."""
+    for name, kind in get_type_hints(Recipe).items():
+        if not _is_of(getattr(recipe, name), kind):
+            raise UsageError(f"recipe field {name}: {getattr(recipe, name)!r} is not {_in_words(kind)}")
+    limits = {
+        "dropout": (0.0 <= recipe.dropout < 1.0, "a probability in [0, 1)"),
+        "val_fraction": (0.0 <= recipe.val_fraction < 1.0, "a share in [0, 1)"),
+        "image_size": (recipe.image_size >= 4, "at least 4: two halvings must leave something"),
+        "epochs": (recipe.epochs >= 1, "at least 1"),
+        "batch_size": (recipe.batch_size >= 1, "at least 1"),
+        "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),
+        "lr_decay": (0.0 < recipe.lr_decay <= 1.0, "a factor in (0, 1]"),
+        "milestones": (all(m >= 1 for m in recipe.milestones), "epochs counted from 1"),
+        "schedule_epochs": (recipe.schedule_epochs >= 1, "at least 1"),
+        "momentum": (0.0 <= recipe.momentum < 1.0, "in [0, 1)"),
+        "nesterov": (not recipe.nesterov or recipe.momentum > 0, "possible only with momentum above 0"),
+        "weight_decay": (0.0 <= recipe.weight_decay < float("inf"), "zero or more"),
+    }
+    for name, (fits, must_be) in limits.items():
+        if not fits:
+            raise UsageError(f"{name} {getattr(recipe, name)}: out of range; it must be {must_be}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(type(item) is int for item in value)
+    if get_args(kind):  # a union
+        return any(_is_of(value, part) for part in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind
+
+
+def _in_words(kind: Any) -> str:
+    choices = [
+        str(choice) for part in (kind, *get_args(kind)) if get_origin(part) is Literal for choice in get_args(part)
+    ]
+    if choices:
+        return "one of " + ", ".join(choices)
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, "whole numbers")

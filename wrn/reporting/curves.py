@@ -1,0 +1,36 @@
+"""Training curves in the manner of the paper's Figure 2. No torch."""
+
+from io import StringIO
+from typing import Any
+
+
+def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
+    """An SVG: training loss dashed (left axis, logarithmic), test error solid (right axis, percent), against epochs."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "wrn", "svg.fonttype": "none", "axes.spines.top": False}):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        loss_axis = figure.add_subplot()
+        error_axis = loss_axis.twinx()
+        epochs = [line["epoch"] for line in metrics]
+        marker = "." if len(epochs) < 30 else ""
+        loss = [line["train_loss"] for line in metrics]
+        error = [line["test_error"] for line in metrics]
+        loss_axis.plot(epochs, loss, "--", color="tab:blue", marker=marker, label="training loss")
+        error_axis.plot(epochs, error, "-", color="tab:red", marker=marker, label="test error")
+        if min(loss) > 0:
+            loss_axis.set_yscale("log")
+        loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
+        error_axis.set(ylabel="test error, % (solid)", ylim=(0, min(100.0, 1.08 * max(error) + 0.1)))
+        error_axis.grid(alpha=0.3)
+        loss_axis.xaxis.get_major_locator().set_params(integer=True)
+        drops = [b["epoch"] for a, b in zip(metrics, metrics[1:], strict=False) if a["lr"] != b["lr"]]
+        for epoch in drops:
+            loss_axis.axvline(epoch, color="0.7", linewidth=0.8, linestyle=":")
+        lines = [*loss_axis.get_lines()[:1], *error_axis.get_lines()]
+        error_axis.legend(lines, [line.get_label() for line in lines], loc="upper right", frameon=False)
+        page = StringIO()
+        figure.savefig(page, format="svg", metadata={"Date": None})
+    return page.getvalue()

@@ -1,0 +1,142 @@
+"""Checkpoints: a folder of safetensors + JSON each, written whole or not at all, checked against its hashes when read."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wrn.errors import Error
+from wrn.files import sha256_of, write_json, write_whole
+
+KEEP = 2
+_TENSORS, _STATE = "tensors.safetensors", "checkpoint.json"
+
+
+@dataclass
+class Progress:
+    """How far a run has come; with the tensors, all it needs to go on."""
+
+    epoch: int = 0  # finished ones
+    step: int = 0  # steps done in the epoch after those
+    loss_sum: float = 0.0  # over the images of that epoch so far
+    wrong: int = 0
+    images: int = 0
+    timed_images: int = 0  # those whose step was timed: not the compiling ones
+    seconds: float = 0.0  # of timed training in that epoch
+    wall_seconds: float = 0.0  # of that epoch altogether
+    total_seconds: float = 0.0  # of the finished epochs
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    def count(self, images: int, loss: float, wrong: int, seconds: float | None) -> None:
+        """Add one step: its mean loss, its wrong answers, and its seconds if they count."""
+        self.step += 1
+        self.images += images
+        self.loss_sum += loss * images
+        self.wrong += wrong
+        if seconds is not None:
+            self.timed_images += images
+            self.seconds += seconds
+
+    @property
+    def rate(self) -> float:
+        """Training images a second in this epoch so far."""
+        return self.timed_images / self.seconds if self.seconds else 0.0
+
+    def after_epoch(self, line: dict[str, Any]) -> "Progress":
+        """The progress at the end of the epoch that `line` describes."""
+        total = self.total_seconds + line["seconds"]
+        return Progress(epoch=line["epoch"], total_seconds=total, metrics=[*self.metrics, line])
+
+
+def save(
+    folder: Path, model: nn.Module, optimizer: torch.optim.SGD, progress: Progress, identity: dict[str, Any]
+) -> None:
+    """Write one checkpoint into `folder`, then remove all but the newest two. `identity` says what it may continue."""
+    target = folder / f"epoch-{progress.epoch:04}-step-{progress.step:06}"
+    if target.exists():
+        return  # the same instant of the same run
+    state = {"identity": identity, "progress": asdict(progress)}
+
+    def write(temporary: Path) -> None:
+        temporary.mkdir()
+        save_file(_tensors(model, optimizer), temporary / _TENSORS)
+        content = {**state, "sha256": sha256_of(temporary / _TENSORS)}
+        write_json(temporary / _STATE, content | {"seal": _seal(content)})
+
+    write_whole(target, write)
+    for old in _newest_first(folder)[KEEP:]:
+        shutil.rmtree(old)
+
+
+def load_newest(
+    folder: Path, model: nn.Module, optimizer: torch.optim.SGD, identity: dict[str, Any]
+) -> tuple[Progress, list[str]]:
+    """Restore the newest undamaged checkpoint in place; returns how far it had come, and what was passed over.
+
+    A `Progress()` at zero means there was none. Raises wrn.Error if the checkpoint belongs to other data or code.
+    """
+    skipped: list[str] = []
+    for path in _newest_first(folder):
+        try:
+            progress, saved_identity, tensors = _read(path)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            skipped.append(f"checkpoint {path}: damaged ({error}); using the one before it")
+            continue
+        for name, value in identity.items():
+            if saved_identity.get(name) != value:
+                raise Error(
+                    f"{path}: {name} was {saved_identity.get(name)} and is {value} now; "
+                    "restore what it was, or start over with --fresh"
+                )
+        _restore(tensors, model, optimizer)
+        return progress, skipped
+    return Progress(), skipped
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.SGD) -> None:
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():  # these share the model's storage; copy_ keeps its layout
+            tensor.copy_(tensors[f"model.{name}"])
+        for name, parameter in model.named_parameters():
+            if f"momentum.{name}" in tensors:
+                buffer = torch.empty_like(parameter)
+                optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
+
+
+def _read(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Tensor]]:
+    content = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    if content.pop("seal") != _seal(content):
+        raise ValueError(f"{_STATE} is not what was written")
+    if sha256_of(path / _TENSORS) != content["sha256"]:
+        raise ValueError(f"{_TENSORS} does not have its recorded hash")
+    return Progress(**content["progress"]), content["identity"], load_file(path / _TENSORS)
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """By recorded epoch and step, never by the clock."""
+    found = []
+    for path in folder.glob("epoch-*-step-*"):
+        _, epoch, _, step = path.name.split("-")
+        if epoch.isdigit() and step.isdigit():
+            found.append((int(epoch), int(step), path))
+    return [path for _, _, path in sorted(found, reverse=True)]

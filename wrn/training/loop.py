@@ -1,0 +1,183 @@
+"""The training loop, top to bottom: recipe -> data -> network -> epochs -> run folder."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wrn import runs
+from wrn.data.loader import Dataset, dataset
+from wrn.display import Log
+from wrn.errors import Error
+from wrn.evaluation import evaluate
+from wrn.files import write_json
+from wrn.models.creation import create_model
+from wrn.randomness import key
+from wrn.recipes import Recipe
+from wrn.runs import Run
+from wrn.training import checkpoint, outcome
+from wrn.training.checkpoint import Progress
+from wrn.training.interruption import Interrupted, Interruption, interruption
+from wrn.training.optim import optimizer, set_lr, start_epoch
+from wrn.training.precision import Execution, choose
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,  # noqa: A002
+    workers: int | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
+
+    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16") and `compile`
+    are chosen once and kept when the run continues. On the CPU the result is a function of recipe, seed and these.
+    Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
+    """
+    log = Log(quiet)
+    run = Run(out if out is not None else runs.default_path(recipe, seed))
+    wanted = {"device": device, "precision": precision, "compile": compile}
+    if not fresh:
+        run.must_agree(recipe, seed, {name: value for name, value in wanted.items() if value is not None})
+        if run.finished:
+            log.line(f"already finished, left alone (--fresh starts over): {outcome.last_line(run)}")
+            return run
+    execution = choose(device, precision, bool(compile))
+    data = dataset(
+        recipe.data,
+        image_size=recipe.image_size,
+        val_fraction=recipe.val_fraction,
+        device=execution.device,
+        workers=workers,
+        log=log,
+    )
+    if data.train.steps(recipe) == 0:
+        raise Error(
+            f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves out "
+            "the last, smaller batch; lower --batch-size"
+        )
+    run.begin(recipe, seed, fresh)
+    if (run.path / "env.json").exists():
+        execution = Execution(**run.env["execution"])
+    else:
+        write_json(run.path / "env.json", runs.environment(execution.to_dict()))
+    with log.copied_to(run.path / "train.log"), interruption() as interrupt:
+        Training(recipe, run, seed, data, execution, log, interrupt).run_all()
+    return run
+
+
+@dataclass
+class Training:
+    """One run in progress."""
+
+    recipe: Recipe
+    run: Run
+    seed: int
+    data: Dataset
+    execution: Execution
+    log: Log
+    interrupt: Interruption
+    shapes_seen: set[torch.Size] = field(default_factory=set)
+
+    def run_all(self) -> None:
+        """From the newest checkpoint, or the beginning, to the finished run folder."""
+        recipe, execution = self.recipe, self.execution
+        execution.apply()
+        self.network = execution.place(network_of(recipe, len(self.data.classes), self.seed))
+        self.optimizer = optimizer(self.network, recipe)
+        self.stepped = execution.compiled(self.network)  # the same modules and parameters
+        self.identity = {"recipe": recipe.hash, "seed": self.seed, "data": self.data.fingerprint}
+        progress, damaged = checkpoint.load_newest(self.checkpoints, self.network, self.optimizer, self.identity)
+        for line in [outcome.first_line(recipe, self.run, self.seed, self.data, execution, progress), *damaged]:
+            self.log.line(line)
+
+        for epoch in range(progress.epoch + 1, recipe.epochs + 1):
+            started = time.perf_counter() - progress.wall_seconds
+            if progress.step == 0:
+                start_epoch(self.optimizer, recipe, epoch)
+            else:  # in the middle of an epoch, whose start is past
+                set_lr(self.optimizer, recipe.lr_at(epoch))
+            self.train_epoch(epoch, progress, started)
+            # The last score is the reported one: taken in fp32, whatever the run trains in
+            how = execution.exact() if epoch == recipe.epochs else execution
+            scores = evaluate(self.network, self.data.test, how.autocast, how.arrange)
+            line = outcome.metrics_line(recipe, epoch, progress, scores, how, time.perf_counter() - started)
+            progress = progress.after_epoch(line)
+            self.log.line(outcome.epoch_line(recipe, progress.metrics, progress.total_seconds))
+            if epoch == recipe.epochs:
+                outcome.write_model(self.run, self.network, self.data, recipe, scores)
+            self.save(progress)
+            self.run.write_metrics(progress.metrics)
+        outcome.finish(self.run, self.recipe, self.network, self.data, execution, progress)
+        self.log.line(outcome.summary(self.run))
+        self.log.line(outcome.last_line(self.run))
+
+    def train_epoch(self, epoch: int, progress: Progress, started: float) -> None:
+        """The steps of one epoch that are not done yet."""
+        recipe, steps = self.recipe, self.data.train.steps(self.recipe)
+        self.network.train()
+        batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
+        with self.log.bar() as bar:
+            clock = time.perf_counter()
+            for images, labels in batches:
+                with self.execution.autocast():
+                    logits = self.stepped(self.execution.arrange(images))
+                loss = F.cross_entropy(logits.float(), labels)
+                if not math.isfinite(value := loss.item()):
+                    raise Error(
+                        f"epoch {epoch}, step {progress.step + 1}, learning rate {recipe.lr_at(epoch):g}: the loss is {value}; "
+                        f"the newest checkpoint in {self.run.path} is from before it; try a lower --lr or --precision fp32"
+                    )
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+
+                wrong = int((logits.argmax(1) != labels).sum())
+                timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
+                self.shapes_seen.add(images.shape)
+                progress.count(len(labels), value, wrong, time.perf_counter() - clock if timed else None)
+                bar.show(
+                    f"epoch {epoch}/{recipe.epochs}  loss {value:.3f}  {progress.rate:,.0f} images/s",
+                    progress.step,
+                    steps,
+                )
+                if self.interrupt.signal_number is not None:
+                    progress.wall_seconds = time.perf_counter() - started
+                    self.save(progress)
+                    self.log.line(
+                        f"interrupted in epoch {epoch} after step {progress.step} of {steps}: saved; "
+                        "the same command continues"
+                    )
+                    raise Interrupted(self.interrupt.signal_number)
+                clock = time.perf_counter()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run.path / "checkpoints"
+
+    def save(self, progress: Progress) -> None:
+        checkpoint.save(self.checkpoints, self.network, self.optimizer, progress, self.identity)
+
+
+def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:
+    """The recipe's network with the initial weights that belong to the seed, on the CPU."""
+    return create_model(
+        recipe.model,
+        num_classes=num_classes,
+        dropout=recipe.dropout,
+        depth_rule=recipe.depth_rule,
+        conv_init=recipe.conv_init,
+        bn_init=recipe.bn_init,
+        linear_init=recipe.linear_init,
+        seed=key(seed, "init"),
+    )

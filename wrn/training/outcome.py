@@ -1,0 +1,132 @@
+"""What a run leaves behind and says: metrics, model, predictions, result, curves, and the lines of its log."""
+
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from wrn import prediction
+from wrn.data.catalog import label
+from wrn.data.loader import Dataset
+from wrn.display import duration
+from wrn.evaluation import Scores
+from wrn.files import write_json, write_text, write_whole
+from wrn.recipes import Recipe
+from wrn.reporting.curves import curves_svg
+from wrn.runs import Run
+from wrn.training.checkpoint import Progress
+from wrn.training.precision import Execution, peak_memory
+
+
+def metrics_line(
+    recipe: Recipe, epoch: int, progress: Progress, scores: Scores, how: Execution, seconds: float
+) -> dict[str, Any]:
+    """A line of `metrics.jsonl`. `images_per_second` counts training alone; `seconds` the whole epoch."""
+    return {
+        "epoch": epoch,
+        "lr": recipe.lr_at(epoch),
+        "train_loss": progress.loss_sum / progress.images,
+        "train_error": 100 * progress.wrong / progress.images,
+        "test_loss": scores.loss,
+        "test_error": scores.error,
+        "test_precision": how.precision,
+        "images_per_second": round(progress.rate, 1) if progress.seconds else None,
+        "seconds": round(seconds, 3),
+        "peak_memory": peak_memory(how.device),
+    }
+
+
+def write_model(run: Run, network: nn.Module, data: Dataset, recipe: Recipe, scores: Scores) -> None:
+    """`model.safetensors`, and `predictions.safetensors` with the test logits that the reported error comes from."""
+    write_whole(
+        run.path / "model.safetensors",
+        lambda path: prediction.save(path, network, data, recipe, test_error=scores.error),
+    )
+    predictions = {
+        "logits": scores.logits,
+        "labels": data.test.labels.cpu(),
+        "indices": torch.arange(len(data.test)),
+    }
+    write_whole(run.path / "predictions.safetensors", lambda path: save_file(predictions, path))
+
+
+def finish(
+    run: Run, recipe: Recipe, network: nn.Module, data: Dataset, execution: Execution, progress: Progress
+) -> None:
+    """`curves.svg`, then `result.json`: with it the run is finished."""
+    last = progress.metrics[-1]
+    best = min(progress.metrics, key=lambda line: line["test_error"])
+    timed = [line for line in progress.metrics if line["images_per_second"]]
+    rates = sorted(line["images_per_second"] for line in timed)
+    peaks = [line["peak_memory"] for line in progress.metrics if line["peak_memory"]]
+    write_text(run.path / "curves.svg", curves_svg(progress.metrics, f"{recipe.model} on {label(data.name)}"))
+    write_json(
+        run.path / "result.json",
+        {
+            "model": recipe.model,
+            "data": recipe.data,
+            "recipe": recipe.recipe,
+            "recipe_hash": recipe.hash,
+            "deviations": recipe.deviations(),
+            "seed": run.seed,
+            "epochs": recipe.epochs,
+            "test_error": last["test_error"],
+            "test_error_is": f"of the last epoch, evaluated in {last['test_precision']}",
+            "best_test_error": best["test_error"],
+            "best_test_error_is": f"chosen on the test set: epoch {best['epoch']}, evaluated in {best['test_precision']}",
+            "test_loss": last["test_loss"],
+            "train_loss": last["train_loss"],
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "classes": len(data.classes),
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+            "data_fingerprint": data.fingerprint,
+            "preprocess": data.preprocess.constants(),
+            "precision": execution.precision,
+            "device": execution.device,
+            "seconds": round(progress.total_seconds, 1),
+            "images_per_second": rates[len(rates) // 2] if rates else None,
+            "peak_memory": max(peaks) if peaks else None,
+        },
+    )
+
+
+def first_line(recipe: Recipe, run: Run, seed: int, data: Dataset, execution: Execution, progress: Progress) -> str:
+    """What begins, on what, how, where; and how it differs from the recipe it is named after."""
+    begun = f"continuing after epoch {progress.epoch}" if progress.epoch or progress.step else "training"
+    if progress.step:
+        begun += f", step {progress.step}:"
+    deviations = ", ".join(f"{name} {change['here']}" for name, change in recipe.deviations().items())
+    return (
+        f"{begun} {recipe.model} on {recipe.data} ({len(data.train):,} + {len(data.test):,} images, {len(data.classes)} "
+        f"classes, augment {recipe.augment}); recipe {recipe.recipe}{f' but {deviations}' if deviations else ''}; "
+        f"seed {seed}; {execution.in_words()}; in {run.path}"
+    )
+
+
+def epoch_line(recipe: Recipe, metrics: list[dict[str, Any]], total_seconds: float) -> str:
+    """One line of the log an epoch."""
+    line = metrics[-1]
+    left = total_seconds / len(metrics) * (recipe.epochs - len(metrics))
+    rate = f"{line['images_per_second']:,.0f} images/s" if line["images_per_second"] else "(compiled)"
+    return (
+        f"epoch {line['epoch']:>{len(str(recipe.epochs))}}/{recipe.epochs}  lr {line['lr']:<6g}  "
+        f"train loss {line['train_loss']:.4f} error {line['train_error']:5.2f}%  "
+        f"test loss {line['test_loss']:.4f} error {line['test_error']:5.2f}%  {rate}  {duration(left)} left"
+    )
+
+
+def summary(run: Run) -> str:
+    """What it cost."""
+    result = run.result
+    rate = f"{result['images_per_second']:,.0f} training images/s (median epoch)" if result["images_per_second"] else ""
+    memory = f"peak memory {result['peak_memory'] / 2**30:.2f} GiB" if result["peak_memory"] else ""
+    best = f"best test error {result['best_test_error']:.2f}% ({result['best_test_error_is']})"
+    return "; ".join(part for part in (duration(result["seconds"]), rate, memory, best) if part)
+
+
+def last_line(run: Run) -> str:
+    """The test error, where the run is, and the command that uses it."""
+    result = run.result
+    return f"test error {result['test_error']:.2f}% ({result['test_error_is']}); run {run.path}; use it: wrn predict {run.path} IMAGE"

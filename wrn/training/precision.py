@@ -1,0 +1,128 @@
+"""Where and how arithmetic is done: device, number format, layout, compilation, threads. Chosen once a run."""
+
+import ctypes
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wrn.errors import UsageError
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run computes. Recorded in `env.json` and kept when the run continues, so that it ends with the same bits."""
+
+    device: str
+    precision: Precision
+    channels_last: bool
+    compile: bool
+    threads: int
+
+    def apply(self) -> None:
+        """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.precision != "fp32"
+        _keep_freed_memory()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 for convolutions and linear layers, fp32 for BN statistics, sums and master weights; or fp32 throughout."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def exact(self) -> "Execution":
+        """The same in fp32."""
+        return replace(self, precision="fp32")
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move the model to the device and layout; the modules stay the same ones."""
+        return model.to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """`model` as the steps call it: itself, or compiled, with the same parameters."""
+        return torch.compile(model, dynamic=False) if self.compile else model
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """Images in the layout that the network computes in."""
+        return images.contiguous(memory_format=self._layout)
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def in_words(self) -> str:
+        """`cpu (2 threads), bf16`."""
+        where = f"cpu ({self.threads} threads)" if self.device == "cpu" else self.device
+        return f"{where}, {self.precision}{', compiled' if self.compile else ''}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(device: str | None = None, precision: str | None = None, compile: bool = False) -> Execution:  # noqa: A002
+    """The fastest faithful way on this machine, or what is asked for.
+
+    CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
+    AMX or AVX512-BF16). Raises ValueError for a device that is not there or a precision that is none.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = _device_kind(device)
+    if precision not in (None, "fp32", "bf16"):
+        raise UsageError(f"precision {precision!r}: must be fp32 or bf16")
+    chosen: Precision = precision or ("bf16" if _multiplies_bf16(kind) else "fp32")  # type: ignore[assignment]
+    # MPS is left in its default layout: channels_last has not been run there
+    return Execution(device, chosen, kind != "mps", compile, torch.get_num_threads())
+
+
+def _device_kind(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise UsageError(f"device {device!r}: no such device; write cpu, cuda, cuda:1 or mps") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise UsageError(f"device {device!r}: not on this machine, or torch was built without it; try --device cpu")
+    return kind
+
+
+def _multiplies_bf16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if kind == "cpu":
+        # Public only since torch 2.10 or so, and by another name before
+        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+    return False
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to give freed memory back to the system after each step, only to fault it in again page by page.
+
+    WRN-16-4 at batch 128 trained 1.4 times as fast with it on two cores (docs/log.md).
+    """
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+        except (OSError, AttributeError):  # musl has no such setting
+            return
+        m_trim_threshold, m_mmap_max = -1, -4
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def peak_memory(device: str) -> int | None:
+    """Bytes held at most so far: by torch on a GPU, by the process on a CPU; None where the system does not say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
