@@ -18,6 +18,11 @@ from wrn.recipes import RECIPES, Recipe, recipe
 _SET_ELSEWHERE = ("recipe", "model", "data")
 
 
+def _option(meaning: str, metavar: str | None = None) -> Any:
+    """The help of one option, whose default the text itself tells."""
+    return arg(metavar=metavar, help=meaning, help_behavior_hint="")
+
+
 def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
     """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
     names = {int: "INT", float: "FLOAT", bool: "true|false", tuple[int, ...]: "INT [INT ...]"}
@@ -25,7 +30,7 @@ def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
     help_ = f"{field.metadata['meaning']} (default: the recipe's)"
     if kind is bool:
         kind = Literal["true", "false"]
-    return Annotated[kind | None, arg(metavar=metavar, help=help_, help_behavior_hint="")]
+    return Annotated[kind | None, _option(help_, metavar)]
 
 
 _HINTS = get_type_hints(Recipe)
@@ -34,55 +39,56 @@ RecipeFlags = dataclasses.make_dataclass(
     [(f.name, _flag(f, _HINTS[f.name]), None) for f in dataclasses.fields(Recipe) if f.name not in _SET_ELSEWHERE],
 )
 
-Device = Annotated[str | None, arg(metavar="cpu|cuda|cuda:1|mps", help="where to compute (default: the fastest here)")]
-Json = Annotated[bool, arg(help="print JSON")]
+
+Device = Annotated[str | None, _option("where to compute (default: the fastest here)", "cpu|cuda|cuda:1|mps")]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None, _option("arithmetic of training (default: the fastest here)", "fp32|bf16")
+]
+RunPath = Annotated[Positional[str], _option("a finished run's folder, or its model.safetensors", "RUN")]
+Json = Annotated[bool, _option("print JSON")]
 
 
 def train(
-    model: Annotated[
-        Positional[str | None], arg(metavar="MODEL", help="such as wrn-28-10; see `wrn list models`")
-    ] = None,
+    model: Annotated[Positional[str | None], _option("such as wrn-28-10; see `wrn list models`", "MODEL")] = None,
     flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
-    data: Annotated[str | None, arg(metavar="DATA", help="digits or folder:PATH; see `wrn list data`")] = None,
+    data: Annotated[str | None, _option("digits or folder:PATH; see `wrn list data`", "DATA")] = None,
     recipe_: Annotated[str, arg(name="recipe", metavar="|".join(RECIPES), help="see `wrn list recipes`")] = "paper",
     seed: Annotated[int, arg(help="what every random draw follows from")] = 0,
     device: Device = None,
-    precision: Annotated[
-        Literal["fp32", "bf16"] | None,
-        arg(metavar="fp32|bf16", help="arithmetic of training (default: the fastest here)"),
-    ] = None,
-    compile: Annotated[
-        bool | None, arg(metavar="True|False", help="compile the network first (needs a C++ compiler)")
-    ] = None,
-    workers: Annotated[int | None, arg(metavar="INT", help="threads that decode pictures (default: all cores)")] = None,
-    out: Annotated[
-        str | None, arg(metavar="FOLDER", help="the run folder (default: runs/DATA/MODEL-HASH/seedSEED)")
-    ] = None,
-    fresh: Annotated[bool, arg(help="start over, whatever lies in the run folder")] = False,
+    precision: Precision = None,
+    compile: Annotated[bool, _option("compile the network first (needs a C++ compiler)")] = False,
+    workers: Annotated[int | None, _option("threads that decode pictures (default: all cores)", "INT")] = None,
+    keep_every: Annotated[int | None, _option("keep every so many epochs' checkpoint for good", "EPOCHS")] = None,
+    out: Annotated[str | None, _option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
+    fresh: Annotated[bool, _option("start over, whatever lies in the run folder")] = False,
 ) -> None:
     """Train a network, or continue; without arguments, a small one on real digits."""
     if (model is None) != (data is None):
         missing, example = ("--data", "--data digits") if data is None else ("model", "wrn-16-4")
         raise UsageError(f"wrn train: no {missing} named; add {example}, or name neither to train on digits")
     given = {name: value for name, value in vars(flags).items() if value is not None}
-    for name in given:
-        if _HINTS[name] is bool:
-            given[name] = given[name] == "true"
+    given |= {name: value == "true" for name, value in given.items() if _HINTS[name] is bool}
     what = recipe(model or "wrn-16-1", data=data or "digits", recipe=recipe_, **given)
     from wrn.training.loop import train as run_training
 
     run_training(
-        what, out, seed=seed, device=device, precision=precision, compile=compile, workers=workers, fresh=fresh
+        what,
+        out,
+        seed=seed,
+        device=device,
+        precision=precision,
+        compile=compile or None,
+        workers=workers,
+        keep_every=keep_every,
+        fresh=fresh,
     )
 
 
 def evaluate(
-    run: Annotated[Positional[str], arg(metavar="RUN", help="a finished run's folder, or its model.safetensors")],
+    run: RunPath,
     *,
-    data: Annotated[
-        str | None, arg(metavar="DATA", help="another data set with the same classes (default: the run's)")
-    ] = None,
+    data: Annotated[str | None, _option("another data set with the same classes (default: the run's)", "DATA")] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -100,8 +106,8 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[Positional[str], arg(metavar="RUN", help="a finished run's folder, or its model.safetensors")],
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE [IMAGE ...]", help="picture files")],
+    run: RunPath,
+    images: Annotated[Positional[tuple[str, ...]], _option("picture files", "IMAGE [IMAGE ...]")],
     *,
     top: Annotated[int, arg(help="how many classes to show")] = 5,
     device: Device = None,
@@ -125,7 +131,7 @@ def predict(
 def list_(
     what: Annotated[
         Positional[Literal["models", "data", "recipes"] | None],
-        arg(metavar="models|data|recipes", help="all without it"),
+        _option("all without it", "models|data|recipes"),
     ] = None,
     *,
     json: Json = False,
@@ -149,19 +155,19 @@ def list_(
 
 
 def info(
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="such as wrn-28-10")],
+    model: Annotated[Positional[str], _option("such as wrn-28-10", "MODEL")],
     *,
     num_classes: Annotated[int, arg(help="classes to tell apart")] = 10,
     image_size: Annotated[int, arg(help="side of the images")] = 32,
     in_channels: Annotated[int, arg(help="channels of the images")] = 3,
     depth_rule: Annotated[
         Literal["true", "nominal"] | None,
-        arg(metavar="true|nominal", help="n = 3lN + 4, or 6N + 4 whatever l (Table 2)"),
+        _option("n = 3lN + 4, or 6N + 4 whatever l (Table 2)", "true|nominal"),
     ] = None,
     json: Json = False,
 ) -> None:
     """Show a network's parameters, multiply-accumulates, layers and activation memory, by group."""
-    from wrn.models.complexity import describe
+    from wrn.models.complexity import Complexity, Part, describe
 
     found = describe(
         model, num_classes=num_classes, image_size=image_size, in_channels=in_channels, depth_rule=depth_rule
@@ -170,12 +176,12 @@ def info(
         print(jsonlib.dumps(found.to_dict()))
         return
     table = _table("part", "output", "parameters", "MACs", "conv layers", "activations", title=found.model)
-    for part in (*found.parts, found):
-        name = getattr(part, "name", "total")
-        output = "x".join(map(str, part.output)) if name != "total" else "x".join(map(str, found.input)) + " in"
-        activations = f"{part.activation_bytes / 2**20:.2f} MiB"
-        row = (f"{part.params:,}", f"{part.macs:,}", str(part.conv_layers), activations)
-        table.add_row(name, output, *row, style="bold" if name == "total" else None)
+    rows: list[Part | Complexity] = [*found.parts, found]
+    for row in rows:
+        name, output = (row.name, row.output) if isinstance(row, Part) else ("total", row.input)
+        counts = (f"{row.params:,}", f"{row.macs:,}", str(row.conv_layers), f"{row.activation_bytes / 2**20:.2f} MiB")
+        shape = "x".join(map(str, output)) + (" in" if name == "total" else "")
+        table.add_row(name, shape, *counts, style="bold" if name == "total" else None)
     _print(table)
     print("MACs and activations (fp32, kept for the backward pass) are for one image.")
 
@@ -236,7 +242,8 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, Error):
         text = str(error)
     elif isinstance(error, OSError):
-        text = f"{error.filename or 'input/output'}: {error.strerror or error}; check the path, its permissions and the disk"
+        what, why = error.filename or "input/output", error.strerror or error
+        text = f"{what}: {why}; check the path, its permissions and the free space"
     else:
         text = "memory: not enough of it; lower --batch-size"
     print(f"wrn: error: {' '.join(text.split())}", file=sys.stderr)

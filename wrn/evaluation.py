@@ -52,8 +52,8 @@ def evaluate(
 def evaluate_run(run: str | Path, data: str | None = None, device: str | None = None) -> dict[str, Any]:
     """Score a finished run in fp32 on its own test split or that of another data set with (some of) its classes.
 
-    Returns test_error (percent), test_loss, wrong, images, data. Raises wrn.Error for unfinished or damaged runs and for
-    classes that the network does not know.
+    Returns test_error (percent), test_loss, wrong, images, data. Raises wrn.Error for unfinished or damaged runs and
+    for classes that the network does not know.
     """
     execution = choose(device, "fp32")
     execution.apply()
@@ -81,7 +81,8 @@ def _relabelled(data: Dataset, classes: tuple[str, ...]) -> Split:
     """The test split with its labels in the order of the network's classes."""
     if strangers := [name for name in data.classes if name not in classes]:
         raise Error(
-            f"data set {data.name}: has a class {strangers[0]!r} that the network was not trained on; its are {', '.join(classes)}"
+            f"data set {data.name}: has a class {strangers[0]!r} that the network was not trained on; "
+            f"it knows {', '.join(classes)}"
         )
     order = torch.tensor([classes.index(name) for name in data.classes], device=data.test.labels.device)
     return replace(data.test, labels=order[data.test.labels])

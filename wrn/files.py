@@ -40,7 +40,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         for part in [*temporary.rglob("*"), temporary]:
             sync(part)
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -48,7 +48,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n") and None)
+
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+    write_whole(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

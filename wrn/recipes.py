@@ -111,7 +111,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def _named(name: str, model: str, data: str) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    return Recipe(recipe=name, model=model, data=data, **(entry(data).recipe | RECIPES[name]))
+    return Recipe(recipe=name, model=model, data=data, **{**entry(data).recipe, **RECIPES[name]})
 
 
 def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Recipe:
@@ -136,7 +136,10 @@ def _check(recipe: Recipe) -> None:
     limits = {
         "dropout": (0.0 <= recipe.dropout < 1.0, "a probability in [0, 1)"),
         "val_fraction": (0.0 <= recipe.val_fraction < 1.0, "a share in [0, 1)"),
-        "image_size": (recipe.image_size >= 4, "at least 4: two halvings must leave something"),
+        "image_size": (
+            recipe.image_size >= (4 if recipe.augment == "none" else 5),
+            "at least 4 to survive two halvings, and more than 4 to be padded by reflection",
+        ),
         "epochs": (recipe.epochs >= 1, "at least 1"),
         "batch_size": (recipe.batch_size >= 1, "at least 1"),
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),

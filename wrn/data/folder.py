@@ -1,4 +1,4 @@
-"""`folder:PATH`: your own pictures, in train/CLASS/* and test/CLASS/*, or a tar (also .gz, .bz2, .xz) of that. No torch."""
+"""`folder:PATH`: your own pictures in train/CLASS/* and test/CLASS/*, or a tar (.gz, .bz2, .xz) of that. No torch."""
 
 import hashlib
 import os

@@ -52,6 +52,10 @@ class Split:
             torch.manual_seed(key(seed, epoch, step, "dropout"))
             yield self.preprocess(images.permute(0, 3, 1, 2)), self.labels[indices]
 
+    def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Some images as `wrn.load`'s models take them, RGB in [0, 1], float32 (N, 3, H, W), and their labels (N,)."""
+        return self.images[part].permute(0, 3, 1, 2).float() / 255, self.labels[part]
+
     def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Preprocessed batches as they lie, for evaluation; shapes as in `batches`."""
         for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):

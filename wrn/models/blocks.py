@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """An m x m convolution that keeps the size at stride 1. No WRN convolution has a bias: BN follows or precedes it."""
+    """An m x m convolution that keeps the size at stride 1, without a bias as everywhere in a WRN."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
@@ -17,6 +17,9 @@ class ResidualBlock(nn.Module):
     B(3,3) is the paper's basic block: BN-ReLU-conv3x3-BN-ReLU-dropout-conv3x3.
     (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
     """
+
+    bn1: nn.BatchNorm2d  # these and the later ones are added by number
+    conv1: nn.Conv2d
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ def create_model(
     linear_init: LinearInit = "uniform",
     seed: int | None = None,
 ) -> nn.Module:
-    """The network of that name: preprocessed images (N, in_channels, H, W) -> logits (N, num_classes), fp32, on the CPU.
+    """The network of that name, fp32: preprocessed images (N, in_channels, H, W) -> logits (N, num_classes).
 
     `seed` makes the initial weights its function; without one they come from torch's global generator.
     Raises ValueError for a name, depth, class count or dropout that makes no sense.

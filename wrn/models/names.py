@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from wrn.errors import UsageError, unknown
@@ -43,7 +44,7 @@ def parameter_count(
     widths = [16, *(int(base * widen_factor) for base in (16, 32, 64))]
     first, area, length = kernels[0] ** 2, sum(m * m for m in kernels), len(kernels)
     total = 9 * in_channels * 16 + 2 * widths[3] + (widths[3] + 1) * num_classes
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in pairwise(widths):
         total += i * o * first + o * o * (area - first) + (i * o if i != o else 0) + 2 * i + 2 * o * (length - 1)
         total += (blocks - 1) * (o * o * area + 2 * o * length)
     return total

@@ -1,6 +1,7 @@
 """Training curves in the manner of the paper's Figure 2. No torch."""
 
 from io import StringIO
+from itertools import pairwise
 from typing import Any
 
 
@@ -10,6 +11,7 @@ def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
 
     with matplotlib.rc_context({"svg.hashsalt": "wrn", "svg.fonttype": "none", "axes.spines.top": False}):
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         loss_axis = figure.add_subplot()
@@ -18,19 +20,18 @@ def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
         marker = "." if len(epochs) < 30 else ""
         loss = [line["train_loss"] for line in metrics]
         error = [line["test_error"] for line in metrics]
-        loss_axis.plot(epochs, loss, "--", color="tab:blue", marker=marker, label="training loss")
-        error_axis.plot(epochs, error, "-", color="tab:red", marker=marker, label="test error")
+        dashed = loss_axis.plot(epochs, loss, "--", color="tab:blue", marker=marker, label="training loss")
+        solid = error_axis.plot(epochs, error, "-", color="tab:red", marker=marker, label="test error")
         if min(loss) > 0:
             loss_axis.set_yscale("log")
         loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
         error_axis.set(ylabel="test error, % (solid)", ylim=(0, min(100.0, 1.08 * max(error) + 0.1)))
         error_axis.grid(alpha=0.3)
-        loss_axis.xaxis.get_major_locator().set_params(integer=True)
-        drops = [b["epoch"] for a, b in zip(metrics, metrics[1:], strict=False) if a["lr"] != b["lr"]]
+        loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drops = [b["epoch"] for a, b in pairwise(metrics) if a["lr"] != b["lr"]]
         for epoch in drops:
             loss_axis.axvline(epoch, color="0.7", linewidth=0.8, linestyle=":")
-        lines = [*loss_axis.get_lines()[:1], *error_axis.get_lines()]
-        error_axis.legend(lines, [line.get_label() for line in lines], loc="upper right", frameon=False)
+        error_axis.legend(handles=[*dashed, *solid], loc="upper right", frameon=False)
         page = StringIO()
         figure.savefig(page, format="svg", metadata={"Date": None})
     return page.getvalue()

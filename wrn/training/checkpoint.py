@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of safetensors + JSON each, written whole or not at all, checked against its hashes when read."""
+"""Checkpoints: a folder of safetensors + JSON each, written whole or not at all, checked by hash when read."""
 
 import hashlib
 import json
@@ -30,17 +30,18 @@ class Progress:
     images: int = 0
     timed_images: int = 0  # those whose step was timed: not the compiling ones
     seconds: float = 0.0  # of timed training in that epoch
-    wall_seconds: float = 0.0  # of that epoch altogether
+    wall_seconds: float = 0.0  # of all training in that epoch
     total_seconds: float = 0.0  # of the finished epochs
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
-    def count(self, images: int, loss: float, wrong: int, seconds: float | None) -> None:
-        """Add one step: its mean loss, its wrong answers, and its seconds if they count."""
+    def count(self, images: int, loss: float, wrong: int, seconds: float, timed: bool) -> None:
+        """Add one step: its mean loss, its wrong answers, its seconds, and whether these count for the rate."""
         self.step += 1
         self.images += images
         self.loss_sum += loss * images
         self.wrong += wrong
-        if seconds is not None:
+        self.wall_seconds += seconds
+        if timed:
             self.timed_images += images
             self.seconds += seconds
 
@@ -56,23 +57,31 @@ class Progress:
 
 
 def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.SGD, progress: Progress, identity: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    progress: Progress,
+    identity: dict[str, Any],
+    keep_every: int | None = None,
 ) -> None:
-    """Write one checkpoint into `folder`, then remove all but the newest two. `identity` says what it may continue."""
+    """Write one checkpoint into `folder`, then remove all but the newest two and the end of each `keep_every`th epoch.
+
+    `identity` says what may continue from it.
+    """
     target = folder / f"epoch-{progress.epoch:04}-step-{progress.step:06}"
-    if target.exists():
-        return  # the same instant of the same run
-    state = {"identity": identity, "progress": asdict(progress)}
+    if target.exists():  # the same instant of the same run
+        return
 
     def write(temporary: Path) -> None:
         temporary.mkdir()
         save_file(_tensors(model, optimizer), temporary / _TENSORS)
-        content = {**state, "sha256": sha256_of(temporary / _TENSORS)}
+        content = {"identity": identity, "progress": asdict(progress), "sha256": sha256_of(temporary / _TENSORS)}
         write_json(temporary / _STATE, content | {"seal": _seal(content)})
 
     write_whole(target, write)
-    for old in _newest_first(folder)[KEEP:]:
-        shutil.rmtree(old)
+    for epoch, step, old in _newest_first(folder)[KEEP:]:
+        if not (keep_every and step == 0 and epoch % keep_every == 0):
+            shutil.rmtree(old)
 
 
 def load_newest(
@@ -83,7 +92,7 @@ def load_newest(
     A `Progress()` at zero means there was none. Raises wrn.Error if the checkpoint belongs to other data or code.
     """
     skipped: list[str] = []
-    for path in _newest_first(folder):
+    for _, _, path in _newest_first(folder):
         try:
             progress, saved_identity, tensors = _read(path)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -132,11 +141,11 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """By recorded epoch and step, never by the clock."""
+def _newest_first(folder: Path) -> list[tuple[int, int, Path]]:
+    """(epoch, step, path): ordered by epoch and step, never by the clock."""
     found = []
     for path in folder.glob("epoch-*-step-*"):
         _, epoch, _, step = path.name.split("-")
         if epoch.isdigit() and step.isdigit():
             found.append((int(epoch), int(step), path))
-    return [path for _, _, path in sorted(found, reverse=True)]
+    return sorted(found, reverse=True)

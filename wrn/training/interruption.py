@@ -28,7 +28,7 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """While open, note signals instead of dying of them. Outside the main thread, where Python forbids it, do nothing."""
+    """While open, note signals instead of dying of them. Outside the main thread Python forbids it: do nothing."""
     noted = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield noted

@@ -11,7 +11,7 @@ from torch import nn
 
 from wrn import runs
 from wrn.data.loader import Dataset, dataset
-from wrn.display import Log
+from wrn.display import Bar, Log
 from wrn.errors import Error
 from wrn.evaluation import evaluate
 from wrn.files import write_json
@@ -33,15 +33,17 @@ def train(
     seed: int = 0,
     device: str | None = None,
     precision: str | None = None,
-    compile: bool | None = None,  # noqa: A002
+    compile: bool | None = None,
     workers: int | None = None,
+    keep_every: int | None = None,
     fresh: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
-    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16") and `compile`
-    are chosen once and kept when the run continues. On the CPU the result is a function of recipe, seed and these.
+    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16") and
+    `compile` are chosen once and kept when the run continues. On the CPU the result is a function of recipe, seed and
+    these. `keep_every` keeps the checkpoint of every so many epochs for good.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
@@ -63,8 +65,8 @@ def train(
     )
     if data.train.steps(recipe) == 0:
         raise Error(
-            f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves out "
-            "the last, smaller batch; lower --batch-size"
+            f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves "
+            "out the last, smaller batch; lower --batch-size"
         )
     run.begin(recipe, seed, fresh)
     if (run.path / "env.json").exists():
@@ -72,7 +74,7 @@ def train(
     else:
         write_json(run.path / "env.json", runs.environment(execution.to_dict()))
     with log.copied_to(run.path / "train.log"), interruption() as interrupt:
-        Training(recipe, run, seed, data, execution, log, interrupt).run_all()
+        Training(recipe, run, seed, data, execution, log, interrupt, keep_every).run_all()
     return run
 
 
@@ -87,6 +89,7 @@ class Training:
     execution: Execution
     log: Log
     interrupt: Interruption
+    keep_every: int | None = None
     shapes_seen: set[torch.Size] = field(default_factory=set)
 
     def run_all(self) -> None:
@@ -101,72 +104,68 @@ class Training:
         for line in [outcome.first_line(recipe, self.run, self.seed, self.data, execution, progress), *damaged]:
             self.log.line(line)
 
-        for epoch in range(progress.epoch + 1, recipe.epochs + 1):
-            started = time.perf_counter() - progress.wall_seconds
-            if progress.step == 0:
-                start_epoch(self.optimizer, recipe, epoch)
-            else:  # in the middle of an epoch, whose start is past
-                set_lr(self.optimizer, recipe.lr_at(epoch))
-            self.train_epoch(epoch, progress, started)
-            # The last score is the reported one: taken in fp32, whatever the run trains in
-            how = execution.exact() if epoch == recipe.epochs else execution
-            scores = evaluate(self.network, self.data.test, how.autocast, how.arrange)
-            line = outcome.metrics_line(recipe, epoch, progress, scores, how, time.perf_counter() - started)
-            progress = progress.after_epoch(line)
-            self.log.line(outcome.epoch_line(recipe, progress.metrics, progress.total_seconds))
-            if epoch == recipe.epochs:
-                outcome.write_model(self.run, self.network, self.data, recipe, scores)
-            self.save(progress)
-            self.run.write_metrics(progress.metrics)
+        with self.log.bar() as bar:
+            for epoch in range(progress.epoch + 1, recipe.epochs + 1):
+                if progress.step == 0:
+                    start_epoch(self.optimizer, recipe, epoch)
+                else:  # in the middle of an epoch, whose start is past
+                    set_lr(self.optimizer, recipe.lr_at(epoch))
+                self.train_epoch(epoch, progress, bar)
+                clock = time.perf_counter()
+                # The last score is the reported one: taken in fp32, whatever the run trains in
+                how = execution.exact() if epoch == recipe.epochs else execution
+                scores = evaluate(self.network, self.data.test, how.autocast, how.arrange)
+                seconds = progress.wall_seconds + time.perf_counter() - clock
+                progress = progress.after_epoch(outcome.metrics_line(recipe, epoch, progress, scores, how, seconds))
+                self.log.line(outcome.epoch_line(recipe, progress.metrics, progress.total_seconds))
+                if epoch == recipe.epochs:
+                    outcome.write_model(self.run, self.network, self.data, recipe, scores)
+                self.save(progress)
+                self.run.write_metrics(progress.metrics)
         outcome.finish(self.run, self.recipe, self.network, self.data, execution, progress)
         self.log.line(outcome.summary(self.run))
         self.log.line(outcome.last_line(self.run))
 
-    def train_epoch(self, epoch: int, progress: Progress, started: float) -> None:
+    def train_epoch(self, epoch: int, progress: Progress, bar: Bar) -> None:
         """The steps of one epoch that are not done yet."""
         recipe, steps = self.recipe, self.data.train.steps(self.recipe)
         self.network.train()
-        batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
-        with self.log.bar() as bar:
-            clock = time.perf_counter()
-            for images, labels in batches:
-                with self.execution.autocast():
-                    logits = self.stepped(self.execution.arrange(images))
-                loss = F.cross_entropy(logits.float(), labels)
-                if not math.isfinite(value := loss.item()):
-                    raise Error(
-                        f"epoch {epoch}, step {progress.step + 1}, learning rate {recipe.lr_at(epoch):g}: the loss is {value}; "
-                        f"the newest checkpoint in {self.run.path} is from before it; try a lower --lr or --precision fp32"
-                    )
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-
-                wrong = int((logits.argmax(1) != labels).sum())
-                timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
-                self.shapes_seen.add(images.shape)
-                progress.count(len(labels), value, wrong, time.perf_counter() - clock if timed else None)
-                bar.show(
-                    f"epoch {epoch}/{recipe.epochs}  loss {value:.3f}  {progress.rate:,.0f} images/s",
-                    progress.step,
-                    steps,
+        clock = time.perf_counter()
+        for images, labels in self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step):
+            with self.execution.autocast():
+                logits = self.stepped(self.execution.arrange(images))
+            loss = F.cross_entropy(logits.float(), labels)
+            if not math.isfinite(value := loss.item()):
+                raise Error(
+                    f"epoch {epoch}, step {progress.step + 1}, learning rate {recipe.lr_at(epoch):g}: the loss is "
+                    f"{value}; checkpoints in {self.run.path} are from before it; lower --lr or use --precision fp32"
                 )
-                if self.interrupt.signal_number is not None:
-                    progress.wall_seconds = time.perf_counter() - started
-                    self.save(progress)
-                    self.log.line(
-                        f"interrupted in epoch {epoch} after step {progress.step} of {steps}: saved; "
-                        "the same command continues"
-                    )
-                    raise Interrupted(self.interrupt.signal_number)
-                clock = time.perf_counter()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+            wrong = int((logits.argmax(1) != labels).sum())
+            timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
+            self.shapes_seen.add(images.shape)
+            now = time.perf_counter()
+            progress.count(len(labels), value, wrong, now - clock, timed)
+            clock = now
+            bar.show(
+                outcome.bar_text(recipe, epoch, progress), (epoch - 1) * steps + progress.step, recipe.epochs * steps
+            )
+            if self.interrupt.signal_number is not None:
+                self.save(progress)
+                done = f"in epoch {epoch} after step {progress.step} of {steps}"
+                self.log.line(f"interrupted {done}, saved; the same command continues")
+                raise Interrupted(self.interrupt.signal_number)
 
     @property
     def checkpoints(self) -> Path:
         return self.run.path / "checkpoints"
 
     def save(self, progress: Progress) -> None:
-        checkpoint.save(self.checkpoints, self.network, self.optimizer, progress, self.identity)
+        """One checkpoint of this instant."""
+        checkpoint.save(self.checkpoints, self.network, self.optimizer, progress, self.identity, self.keep_every)
 
 
 def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:

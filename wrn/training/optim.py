@@ -9,8 +9,8 @@ from wrn.recipes import Recipe
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
 
-    Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the classifier's
-    bias are decayed too, as the authors' flat parameter vector was (SPEC 3.1). Dampening is 0.
+    Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the
+    classifier's bias are decayed too, as the authors' flat parameter vector was (SPEC 3.1). Dampening is 0.
     """
     return torch.optim.SGD(
         model.parameters(),

@@ -72,9 +72,9 @@ def finish(
             "seed": run.seed,
             "epochs": recipe.epochs,
             "test_error": last["test_error"],
-            "test_error_is": f"of the last epoch, evaluated in {last['test_precision']}",
+            "test_error_is": f"of the last epoch, in {last['test_precision']}",
             "best_test_error": best["test_error"],
-            "best_test_error_is": f"chosen on the test set: epoch {best['epoch']}, evaluated in {best['test_precision']}",
+            "best_test_error_is": f"chosen on the test set: epoch {best['epoch']}, in {best['test_precision']}",
             "test_loss": last["test_loss"],
             "train_loss": last["train_loss"],
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -97,12 +97,19 @@ def first_line(recipe: Recipe, run: Run, seed: int, data: Dataset, execution: Ex
     begun = f"continuing after epoch {progress.epoch}" if progress.epoch or progress.step else "training"
     if progress.step:
         begun += f", step {progress.step}:"
-    deviations = ", ".join(f"{name} {change['here']}" for name, change in recipe.deviations().items())
+    changes = ", ".join(f"{name} {change['here']}" for name, change in recipe.deviations().items())
+    named = f"{recipe.recipe} but {changes}" if changes else recipe.recipe
     return (
-        f"{begun} {recipe.model} on {recipe.data} ({len(data.train):,} + {len(data.test):,} images, {len(data.classes)} "
-        f"classes, augment {recipe.augment}); recipe {recipe.recipe}{f' but {deviations}' if deviations else ''}; "
-        f"seed {seed}; {execution.in_words()}; in {run.path}"
+        f"{begun} {recipe.model} on {recipe.data} ({len(data.train):,} + {len(data.test):,} images, "
+        f"{len(data.classes)} classes, augment {recipe.augment}); recipe {named}; seed {seed}; "
+        f"{execution.in_words()}; in {run.path}"
     )
+
+
+def bar_text(recipe: Recipe, epoch: int, progress: Progress) -> str:
+    """The live display beside its bar: the epoch so far."""
+    loss, error = progress.loss_sum / progress.images, 100 * progress.wrong / progress.images
+    return f"epoch {epoch}/{recipe.epochs}  loss {loss:.3f}  error {error:.1f}%  {progress.rate:,.0f} images/s"
 
 
 def epoch_line(recipe: Recipe, metrics: list[dict[str, Any]], total_seconds: float) -> str:
@@ -129,4 +136,5 @@ def summary(run: Run) -> str:
 def last_line(run: Run) -> str:
     """The test error, where the run is, and the command that uses it."""
     result = run.result
-    return f"test error {result['test_error']:.2f}% ({result['test_error_is']}); run {run.path}; use it: wrn predict {run.path} IMAGE"
+    use = f"run {run.path}; use it: wrn predict {run.path} IMAGE"
+    return f"test error {result['test_error']:.2f}% ({result['test_error_is']}); {use}"

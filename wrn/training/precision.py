@@ -4,7 +4,7 @@ import ctypes
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run computes. Recorded in `env.json` and kept when the run continues, so that it ends with the same bits."""
+    """How a run computes. Recorded in `env.json` and kept when the run continues, for the same bits at its end."""
 
     device: str
     precision: Precision
@@ -32,7 +32,7 @@ class Execution:
         _keep_freed_memory()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 for convolutions and linear layers, fp32 for BN statistics, sums and master weights; or fp32 throughout."""
+        """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout."""
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def exact(self) -> "Execution":
@@ -45,7 +45,7 @@ class Execution:
 
     def compiled(self, model: nn.Module) -> nn.Module:
         """`model` as the steps call it: itself, or compiled, with the same parameters."""
-        return torch.compile(model, dynamic=False) if self.compile else model
+        return cast(nn.Module, torch.compile(model, dynamic=False)) if self.compile else model
 
     def arrange(self, images: Tensor) -> Tensor:
         """Images in the layout that the network computes in."""
@@ -64,7 +64,7 @@ class Execution:
         return asdict(self)
 
 
-def choose(device: str | None = None, precision: str | None = None, compile: bool = False) -> Execution:  # noqa: A002
+def choose(device: str | None = None, precision: str | None = None, compile: bool = False) -> Execution:
     """The fastest faithful way on this machine, or what is asked for.
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with

@@ -1,0 +1,53 @@
+"""One's own training loop from the parts of `wrn`: the same bits as `wrn train`.
+
+    python examples/own_loop.py --epochs 2
+
+Copy it, then change what your method changes: the loss, the step, what is trained. It ends by comparing its weights
+with those of `wrn train`.
+"""
+
+import argparse
+import tempfile
+
+import torch
+import torch.nn.functional as F
+
+import wrn
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--model", default="wrn-10-1")
+    arguments.add_argument("--data", default="digits")
+    arguments.add_argument("--epochs", type=int, default=2)
+    arguments.add_argument("--seed", type=int, default=0)
+    chosen = arguments.parse_args()
+
+    recipe = wrn.recipe(chosen.model, data=chosen.data, epochs=chosen.epochs, dropout=0.3)
+    data = wrn.dataset(recipe.data)
+    # channels_last is the layout `wrn train` computes in; NCHW would differ by rounding
+    model = wrn.network_of(recipe, len(data.classes), chosen.seed).to(memory_format=torch.channels_last)
+    optimizer = wrn.optimizer(model, recipe)
+
+    for epoch in range(1, recipe.epochs + 1):
+        wrn.start_epoch(optimizer, recipe, epoch)  # the learning rate, and what happens where it drops
+        model.train()
+        # Order, augmentation and (by the seed set before each batch) dropout depend on seed, epoch and step alone
+        for images, labels in data.train.batches(recipe, seed=chosen.seed, epoch=epoch):
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        scores = wrn.evaluate(model, data.test)
+        print(f"epoch {epoch}  lr {recipe.lr_at(epoch):g}  test error {scores.error:.2f}%")
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = wrn.train(recipe, out=folder, seed=chosen.seed, device="cpu", precision="fp32", quiet=True)
+        theirs = wrn.load(run.path).network.state_dict()
+    same = all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+    print("weights equal those of wrn train, bit for bit" if same else "weights DIFFER from those of wrn train")
+    raise SystemExit(not same)
+
+
+if __name__ == "__main__":
+    main()

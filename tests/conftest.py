@@ -1,0 +1,56 @@
+"""Shared by all tests: a cache of their own, and a data set of real pictures small enough to train on."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything reads it. One for all workers of one session, so that digits are decoded once.
+os.environ.setdefault("WRN_CACHE_DIR", tempfile.mkdtemp(prefix="wrn-tests-"))
+
+
+@pytest.fixture
+def run_wrn(tmp_path):
+    """Call the command in this process, in an empty folder: run_wrn("train", …) -> (exit code, stdout, stderr)."""
+    from wrn.cli import main
+
+    def call(*words):
+        import contextlib
+        import io
+
+        out, err = io.StringIO(), io.StringIO()
+        before = Path.cwd()
+        os.chdir(tmp_path)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main([str(word) for word in words])
+        finally:
+            os.chdir(before)
+        return code, out.getvalue(), err.getvalue()
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of PNG scans, two classes, 12 to train on and 6 to test, that is easy to spoil."""
+    return make_pictures(tmp_path / "pictures")
+
+
+def make_pictures(root: Path, train: int = 12, test: int = 6, classes: tuple[str, ...] = ("one", "zero")) -> Path:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    for label in classes:
+        of_class = scans.images[scans.target == {"one": 1, "zero": 0}[label]]
+        for number in range(train + test):
+            folder = root / ("train" if number < train else "test") / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((of_class[number] * 15.9375).astype("uint8")).save(folder / f"{number:03}.png")
+    return root
+
+
+PYTHON = sys.executable

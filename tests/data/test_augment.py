@@ -1,0 +1,36 @@
+"""Batched augmentation against a slow reference, one image at a time."""
+
+import numpy as np
+import torch
+
+from wrn.data import augment
+
+
+def slow(image, flip, offset):
+    """NumPy's own reflection padding, mirror, crop: the text of SPEC 3.1."""
+    if flip:
+        image = image[:, ::-1]
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    top, left = 4 + offset[0], 4 + offset[1]
+    return padded[top : top + image.shape[0], left : left + image.shape[1]]
+
+
+def test_equals_the_slow_reference():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (300, 12, 17, 3), dtype=torch.uint8, generator=generator)
+    indices = torch.randperm(300, generator=generator)
+    draws = augment.draw(300, generator)
+    fast = augment.take(images, indices, draws)
+    for row, index in enumerate(indices):
+        expected = slow(images[index].numpy(), bool(draws.flip[row]), draws.offset[row].tolist())
+        np.testing.assert_array_equal(fast[row].numpy(), expected)
+
+
+def test_flips_are_half_and_all_81_offsets_are_equally_frequent():
+    draws = augment.draw(100_000, torch.Generator().manual_seed(0))
+    assert abs(draws.flip.float().mean().item() - 0.5) < 0.01
+    cells = (draws.offset[:, 0] + 4) * 9 + draws.offset[:, 1] + 4
+    counts = torch.bincount(cells, minlength=81).double()
+    assert len(counts) == 81
+    chi_square = ((counts - 100_000 / 81) ** 2 / (100_000 / 81)).sum().item()
+    assert chi_square < 130  # 80 degrees of freedom: 0.03% of fair draws exceed it

@@ -1,0 +1,198 @@
+"""`folder:PATH`: what it reads, and what it refuses before training starts."""
+
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pictures
+from PIL import Image
+
+import wrn
+from wrn.data import pictures as decoding
+
+
+def test_folder_and_tar_hold_the_same(pictures, tmp_path):
+    plain = wrn.dataset(f"folder:{pictures}")
+    assert (len(plain.train), len(plain.test), plain.classes) == (24, 12, ("one", "zero"))
+    for name, mode, prefix in (("a.tar", "w", "."), ("b.tar.gz", "w:gz", "pictures"), ("c.tar.xz", "w:xz", "")):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            for split in ("test", "train"):
+                archive.add(pictures / split, arcname=f"{prefix}/{split}" if prefix else split)
+        packed = wrn.dataset(f"folder:{tmp_path / name}")
+        for ours, theirs in ((packed.train, plain.train), (packed.test, plain.test)):
+            assert torch.equal(ours.images, theirs.images)
+            assert torch.equal(ours.labels, theirs.labels)
+        assert packed.fingerprint == plain.fingerprint
+
+
+def test_every_size_and_mode_becomes_rgb_squares(pictures):
+    colour = np.zeros((60, 40, 3), np.uint8)
+    colour[:, :, 0] = 200
+    train = pictures / "train" / "one"
+    whole = Image.fromarray(colour)
+    for mode in ("RGB", "L", "P", "1", "RGBA", "LA", "CMYK", "YCbCr"):
+        suffix = "jpg" if mode in ("CMYK", "YCbCr") else "png"
+        whole.convert(mode).save(train / f"mode-{mode}.{suffix}")
+    Image.fromarray(np.full((9, 90), 40_000, np.uint16)).save(train / "mode-16bit.png")
+    data = wrn.dataset(f"folder:{pictures}")
+    assert len(data.train) == 24 + 9
+    names = sorted(p.name for p in train.iterdir())
+    by_name = {name: data.train.images[i] for i, name in enumerate(names)}
+    assert by_name["mode-RGB.png"].shape == (32, 32, 3)
+    assert (by_name["mode-RGB.png"] == torch.tensor([200, 0, 0])).all()
+    assert (by_name["mode-RGBA.png"] == torch.tensor([200, 0, 0])).all()
+    assert (by_name["mode-16bit.png"] == round(40_000 / 257)).all()
+
+
+def test_shorter_side_is_resized_and_the_centre_cropped():
+    wide = np.zeros((64, 192, 3), np.uint8)
+    wide[:, 64:128] = 255  # the middle third
+    square = decoding.to_square(Image.fromarray(wide), 32)
+    assert square.shape == (32, 32, 3)
+    assert square[:, 2:-2].min() > 250
+    untouched = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(decoding.to_square(Image.fromarray(untouched), 32), untouched)
+
+
+def test_rotation_in_exif_is_honoured(tmp_path):
+    picture = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 20, axis=1).repeat(20, axis=0))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "turned.png", exif=exif)
+    square = decoding.decode(tmp_path / "turned.png", 32)
+    assert square[:8].mean() > 200 > 50 > square[-8:].mean()
+
+
+def test_holding_out_a_share(pictures):
+    shutil.rmtree(pictures / "test")
+    data = wrn.dataset(f"folder:{pictures}", val_fraction=0.25)
+    assert torch.bincount(data.test.labels).tolist() == [3, 3]
+    assert len(data.train) == 18
+    again = wrn.dataset(f"folder:{pictures}", val_fraction=0.25)
+    assert torch.equal(again.test.images, data.test.images)
+
+
+def spoil(root: Path, how: str) -> None:
+    """Make the folder of `pictures` bad in one way."""
+    train, test = root / "train", root / "test"
+    victim = train / "one" / "003.png"
+    match how:
+        case "empty class":
+            for file in (train / "zero").iterdir():
+                file.unlink()
+        case "truncated":
+            victim.write_bytes(victim.read_bytes()[:-30])
+        case "truncated jpeg":
+            victim.unlink()
+            buffer = io.BytesIO()
+            Image.effect_noise((64, 64), 60).save(buffer, "JPEG")
+            victim.with_suffix(".jpg").write_bytes(buffer.getvalue()[:900])
+        case "zero bytes":
+            victim.write_bytes(b"")
+        case "no picture":
+            victim.write_text("<html>not found</html>")
+        case "stranger in test":
+            shutil.copytree(test / "one", test / "two")
+        case "one class":
+            shutil.rmtree(train / "zero")
+            shutil.rmtree(test / "zero")
+        case "no test":
+            shutil.rmtree(test)
+        case "no train":
+            shutil.rmtree(train)
+        case "bomb":
+            Image.new("1", (20_000, 9_000)).save(victim)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("empty class", "train/zero holds no pictures"),
+        ("truncated", "train/one/003.png: cannot be decoded"),
+        ("truncated jpeg", "train/one/003.jpg: cannot be decoded"),
+        ("zero bytes", "train/one/003.png: is empty"),
+        ("no picture", "train/one/003.png: is no picture"),
+        ("stranger in test", "'two' is in test/ but not in train/"),
+        ("one class", "one class only, 'one'"),
+        ("no test", "--val-fraction"),
+        ("no train", "no train/CLASS/ folders"),
+        ("bomb", "train/one/003.png: cannot be decoded"),
+    ],
+)
+def test_bad_folders_are_refused_in_one_line_before_training(run_wrn, pictures, how, says):
+    spoil(pictures, how)
+    code, out, err = run_wrn("train", "wrn-10-1", "--data", f"folder:{pictures}", "--out", "run")
+    assert (code, out) == (1, "")
+    assert err.startswith("wrn: error: folder:")
+    assert says in err
+    assert err.count("\n") == 1
+    assert not (pictures.parent / "run").exists()
+
+
+def test_other_bad_input(run_wrn, pictures):
+    (pictures / "notes.tar").write_bytes(b"not an archive")
+    for data, code, says in (
+        ("folder:nowhere", 1, "nothing at that path"),
+        (f"folder:{pictures / 'notes.tar'}", 1, "cannot be listed"),
+        ("folder:", 2, "write folder:PATH"),
+        ("digits:5", 2, "takes no path"),
+        ("digts", 2, "did you mean digits"),
+    ):
+        found, _, err = run_wrn("train", "wrn-10-1", "--data", data)
+        assert found == code
+        assert says in err
+    code, _, err = run_wrn("train", "wrn-10-1", "--data", f"folder:{pictures}", "--val-fraction", 0.2)
+    assert code == 2
+    assert "has a test split of its own" in err
+
+
+def test_several_bad_pictures_are_counted(pictures):
+    for number in (3, 5):
+        (pictures / "train" / "one" / f"{number:03}.png").write_bytes(b"GIF89a")
+    with pytest.raises(wrn.Error, match=r"2 of 36 pictures cannot be used, the first is train/one/003\.png"):
+        wrn.dataset(f"folder:{pictures}")
+
+
+def test_changed_pictures_are_decoded_again(pictures):
+    before = wrn.dataset(f"folder:{pictures}")
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(pictures / "train" / "one" / "000.png")
+    after = wrn.dataset(f"folder:{pictures}")
+    assert (after.train.images[0] == torch.tensor([1, 2, 3])).all()
+    assert after.fingerprint != before.fingerprint
+
+
+def test_damaged_cache_is_said_and_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WRN_CACHE_DIR", str(tmp_path / "cache"))
+    root = make_pictures(tmp_path / "p", train=4, test=2)
+    whole = wrn.dataset(f"folder:{root}")
+    arrays = next((tmp_path / "cache").rglob("arrays.safetensors"))
+    content = bytearray(arrays.read_bytes())
+    content[-100] ^= 1
+    arrays.write_bytes(bytes(content))
+    again = wrn.dataset(f"folder:{root}")
+    assert torch.equal(again.train.images, whole.train.images)
+    assert "damaged" in capsys.readouterr().err
+    info = next((tmp_path / "cache").rglob("info.json"))
+    info.write_text(info.read_text()[: len(info.read_text()) // 2])
+    assert wrn.dataset(f"folder:{root}").fingerprint == whole.fingerprint
+
+
+def test_hidden_and_other_files_are_left_out(pictures):
+    (pictures / "train" / "one" / "readme.txt").write_text("hello")
+    (pictures / "train" / "one" / "._001.png").write_bytes(b"resource fork")
+    (pictures / "train" / ".cache").mkdir()
+    assert len(wrn.dataset(f"folder:{pictures}").train) == 24
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
+def test_links_are_followed(pictures, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "train").symlink_to(pictures / "train")
+    (linked / "test").symlink_to(pictures / "test")
+    assert len(wrn.dataset(f"folder:{linked}").train) == 24

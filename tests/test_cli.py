@@ -1,0 +1,82 @@
+"""The command line: listings, help, exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import wrn
+from wrn.paper import rows
+
+
+def test_info_json_has_the_papers_counts(run_wrn):
+    code, out, _ = run_wrn("info", "WRN_28_10", "--json")
+    row = next(row for row in rows("table4") if row["network"] == "WRN-28-10")
+    found = json.loads(out)
+    assert code == 0
+    assert found["params"] == row["params_computed"]["c10"]
+    assert found["conv_layers"] == 28
+    assert sum(part["macs"] for part in found["parts"]) == found["macs"]
+
+
+def test_info_shows_a_table_by_group(run_wrn):
+    code, out, _ = run_wrn("info", "wrn-40-2-b131", "--depth-rule", "nominal", "--num-classes", 100)
+    assert code == 0
+    assert "1,440,692" in out
+    assert all(name in out for name in ("conv1", "group1", "group2", "group3", "fc", "total"))
+
+
+def test_list(run_wrn):
+    code, out, _ = run_wrn("list", "--json")
+    assert code == 0
+    listing = json.loads(out)
+    assert {row["model"]: row["parameters"] for row in listing["models"]}["wrn-28-10"] == wrn.describe(
+        "wrn-28-10"
+    ).params
+    assert {row["data"] for row in listing["data"]} >= {"digits", "folder"}
+    nesterov = next(row for row in listing["recipes"] if row["field"] == "nesterov")
+    assert (nesterov["paper"], nesterov["authors"], nesterov["authors-pytorch"]) == ("yes", "yes", "no")
+    assert "reset_momentum" in run_wrn("list", "recipes")[1]
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["list"], ["info"]])
+def test_help(run_wrn, command):
+    code, out, _ = run_wrn(*command, "--help")
+    assert code == 0
+    assert "usage: wrn" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "wrn-16-4"], "--data"),
+        (["train", "--data", "digits"], "name"),
+        (["train", "wrn-17-4", "--data", "digits"], "16 or 22"),
+        (["train", "vrn-16-4", "--data", "digits"], "did you mean wrn-16-4"),
+        (["train", "wrn-16-4", "--data", "digits", "--dropout", "1"], "[0, 1)"),
+        (["train", "wrn-16-4", "--data", "digits", "--recipe", "papers"], "did you mean paper"),
+        (["trian"], "did you mean train"),
+        (["info", "wrn-40-2-b131"], "--depth-rule"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(run_wrn, words, says):
+    code, out, err = run_wrn(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("wrn: error: ")
+    assert says in err
+
+
+def test_unknown_flags_exit_2(run_wrn):
+    code, _, _ = run_wrn("train", "--epoch", "3")
+    assert code == 2
+
+
+def test_debug_shows_the_traceback(run_wrn):
+    assert "Traceback" in run_wrn("info", "nonsense", "--debug")[2]
+    assert "Traceback" not in run_wrn("info", "nonsense")[2]
+
+
+def test_module_and_version():
+    done = subprocess.run([sys.executable, "-m", "wrn", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"wrn {wrn.__version__}\n")

@@ -1,0 +1,111 @@
+"""Trained networks in use."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import wrn
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=6)
+    return wrn.train(recipe, tmp_path_factory.mktemp("runs") / "run", device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    paths = []
+    for number in range(10):  # the file's first ten scans are of 0 … 9
+        paths.append(folder / f"{number}.png")
+        Image.fromarray((load_digits().images[number] * 15.9375).astype(np.uint8)).save(paths[-1])
+    return paths
+
+
+def test_paths_pictures_and_arrays_give_the_same(run, scans):
+    model = wrn.load(run.path)
+    from_paths = model.predict(scans)
+    assert from_paths.shape == (10, 10)
+    torch.testing.assert_close(from_paths.sum(1), torch.ones(10))
+    assert (from_paths.argmax(1) == torch.arange(10)).sum() >= 8
+    from_pictures = model.predict([Image.open(path) for path in scans])
+    assert torch.equal(from_paths, from_pictures)
+    digits = wrn.dataset("digits")
+    arrays = model.predict(digits.test.images.numpy(), batch_size=100)
+    expected = model(digits.test.pixels(slice(None))[0]).softmax(1)
+    torch.testing.assert_close(arrays, expected.detach())
+    assert model.predict(scans[0]).shape == (1, 10)
+    with pytest.raises(ValueError, match="uint8"):
+        model.predict(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_loaded_model_is_fp32_in_evaluation_and_differentiable_to_the_pixels(run):
+    model = wrn.load(run.path)
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    model(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+    assert model.features(images).shape == (2, 64)
+    by_hand = model.network((images * 255 - model.preprocess.mean) / model.preprocess.std)
+    torch.testing.assert_close(model(images), by_hand)
+
+
+def test_predict_command(run, scans, run_wrn):
+    code, out, err = run_wrn("predict", run.path, scans[3], scans[7], "--top", 3, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [line["image"] for line in found] == [str(scans[3]), str(scans[7])]
+    assert all(len(line["classes"]) == 3 for line in found)
+    probabilities = [each["probability"] for each in found[0]["classes"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    code, out, _ = run_wrn("predict", run.path, scans[3])
+    assert code == 0
+    assert "3.png" in out
+    assert "%" in out
+
+
+def test_eval_on_another_data_set_with_known_classes(run, run_wrn, tmp_path):
+    """Two of the ten classes, by name, in another order of labels."""
+    scans = load_digits()
+    for split in ("train", "test"):
+        for label in (7, 4):
+            folder = tmp_path / "some" / split / str(label)
+            folder.mkdir(parents=True)
+            for number, scan in enumerate(scans.images[scans.target == label][:20]):
+                Image.fromarray((scan * 15.9375).astype(np.uint8)).save(folder / f"{number}.png")
+    code, out, err = run_wrn("eval", run.path, "--data", f"folder:{tmp_path / 'some'}", "--json")
+    assert code == 0, err
+    assert json.loads(out)["images"] == 40
+    assert json.loads(out)["test_error"] <= 25
+
+
+def test_eval_on_unknown_classes(run, run_wrn, pictures):
+    code, _, err = run_wrn("eval", run.path, "--data", f"folder:{pictures}")
+    assert code == 1
+    assert "'one'" in err
+
+
+def test_bad_input(run, scans, run_wrn, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes((run.path / "model.safetensors").read_bytes()[:1000])
+    for words, code, says in (
+        (("predict", run.path), 2, "IMAGE"),
+        (("predict", run.path, "nowhere.png"), 1, "no such picture"),
+        (("predict", run.path, "text.png"), 1, "text.png: is no picture"),
+        (("predict", run.path, scans[0], "--top", 0), 2, "at least 1"),
+        (("predict", "nowhere", scans[0]), 1, "no such run"),
+        (("eval", tmp_path), 1, "not a run"),
+        (("eval", damaged), 1, "damaged"),
+        (("eval", run.path, "--device", "cuda:9"), 2, "not on this machine"),
+        (("eval", run.path, "--device", "toaster"), 2, "no such device"),
+    ):
+        found, _, err = run_wrn(*words)
+        assert found == code, (words, err)
+        assert says in err, (words, err)

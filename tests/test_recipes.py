@@ -1,0 +1,104 @@
+"""Recipes: SPEC 3.1 and 3.4, and their JSON."""
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import wrn
+from wrn.recipes import RECIPES, Recipe
+
+
+def paper(**fields):
+    return wrn.recipe("wrn-28-10", data="folder:pictures", **fields)
+
+
+def test_the_papers_schedule():
+    """59 epochs at 0.1, 60 at 0.02, 40 at 0.004, 41 at 0.0008, the drop before epochs 60, 120, 160."""
+    recipe = paper()
+    assert Counter(recipe.lr_at(epoch) for epoch in range(1, 201)) == {0.1: 59, 0.02: 60, 0.004: 40, 0.0008: 41}
+    assert [epoch for epoch in range(1, 201) if recipe.drops_at(epoch)] == [60, 120, 160]
+    assert recipe.deviations() == {}
+
+
+@given(st.integers(1, 400))
+def test_scaled_schedule_is_the_200_epoch_one(epochs):
+    recipe, whole = paper(epochs=epochs), paper()
+    for epoch in range(1, epochs + 1):
+        assert recipe.lr_at(epoch) == whole.lr_at((epoch - 1) * 200 // epochs + 1)
+
+
+def test_given_milestones_stand_as_they_are():
+    recipe = paper(epochs=10, milestones=(4, 8))
+    assert [recipe.lr_at(epoch) for epoch in range(1, 11)] == [0.1] * 3 + [0.02] * 4 + [0.004] * 3
+
+
+@pytest.mark.parametrize("epoch", [0, 201])
+def test_no_rate_outside_the_schedule(epoch):
+    with pytest.raises(ValueError, match=r"outside 1\.\.200"):
+        paper().lr_at(epoch)
+
+
+def test_named_recipes_differ_as_the_codes_did():
+    authors, pytorch = paper(recipe="authors"), paper(recipe="authors-pytorch")
+    assert (paper().reset_momentum, paper().drop_last, paper().bn_init, paper().nesterov) == (
+        False,
+        False,
+        "ones",
+        True,
+    )
+    assert (authors.reset_momentum, authors.drop_last, authors.bn_init, authors.nesterov) == (
+        True,
+        True,
+        "uniform",
+        True,
+    )
+    assert (pytorch.nesterov, pytorch.drop_last, pytorch.linear_init) == (False, False, "normal")
+    assert {r.weight_decay for r in (paper(), authors, pytorch)} == {5e-4}
+
+
+def test_json_round_trip():
+    for name in RECIPES:
+        recipe = paper(recipe=name, epochs=7, dropout=0.3, lr=1)
+        again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+        assert again == recipe
+        assert again.hash == recipe.hash == paper(recipe=name, epochs=7, dropout=0.3, lr=1.0).hash
+        assert set(recipe.deviations()) == {"epochs", "dropout", "lr"}
+    assert paper(epochs=7).hash != paper(epochs=8).hash
+
+
+def test_the_catalogue_decides_augmentation():
+    assert paper().augment == "flip-crop"
+    digits = wrn.recipe("wrn-16-1", data="digits")
+    assert digits.augment == "none"
+    assert digits.deviations() == {"epochs": {"recipe": 200, "here": 20}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"weight_decai": 0}, "did you mean weight_decay"),
+        ({"recipe": "autors"}, "did you mean authors"),
+        ({"dropout": 1.0}, r"\[0, 1\)"),
+        ({"epochs": 0}, "at least 1"),
+        ({"epochs": 2.5}, "not a whole number"),
+        ({"epochs": True}, "not a whole number"),
+        ({"lr": float("nan")}, "positive"),
+        ({"augment": "mixup"}, "flip-crop, none"),
+        ({"milestones": (0,)}, "counted from 1"),
+        ({"momentum": 0.0}, "nesterov"),
+        ({"image_size": 4}, "more than 4"),
+    ],
+)
+def test_bad_fields(fields, says):
+    with pytest.raises(ValueError, match=says):
+        paper(**fields)
+
+
+def test_fields_of_a_file_are_checked_too():
+    with pytest.raises(ValueError, match="did you mean epochs"):
+        Recipe.from_dict({"epoch": 3})
+    with pytest.raises(ValueError, match="not a number"):
+        Recipe.from_dict({"lr": "fast"})

@@ -1,0 +1,40 @@
+"""SGD against the formulas of SPEC 3.1, in float64."""
+
+import torch
+
+import wrn
+
+
+def test_three_steps_equal_the_formula():
+    """g = grad + wd w; v = mu v + g (the first v is g); w -= lr (g + mu v): Nesterov, decay on every parameter."""
+    recipe = wrn.recipe("wrn-10-1", data="digits")
+    model = wrn.create_model("wrn-10-1", num_classes=10, seed=0).double()
+    optimizer = wrn.optimizer(model, recipe)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    velocity = {}
+    for step in range(3):
+        x = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        optimizer.step()
+        for name, w in weights.items():
+            g = gradients[name] + 5e-4 * w
+            velocity[name] = 0.9 * velocity[name] + g if name in velocity else g
+            w -= 0.1 * (g + 0.9 * velocity[name])
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), weights[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_momentum_is_forgotten_only_at_drops_and_only_where_the_recipe_says_so():
+    for name, forgets in (("paper", False), ("authors", True)):
+        recipe = wrn.recipe("wrn-10-1", data="digits", recipe=name, epochs=10)
+        model = wrn.network_of(recipe, 10, seed=0)
+        optimizer = wrn.optimizer(model, recipe)
+        for epoch in range(1, 11):
+            model(torch.randn(2, 3, 8, 8)).sum().backward()
+            optimizer.step()
+            wrn.start_epoch(optimizer, recipe, epoch)
+            assert optimizer.param_groups[0]["lr"] == recipe.lr_at(epoch)
+            gone = not any(s["momentum_buffer"].any() for s in optimizer.state.values())
+            assert gone == (forgets and recipe.drops_at(epoch))

@@ -1,0 +1,316 @@
+"""`wrn train` as its users meet it: real runs, real signals, damaged files."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import wrn
+from wrn.training import checkpoint
+
+FAST = ("train", "wrn-10-1", "--data", "digits", "--device", "cpu")
+
+
+def weights(run):
+    return load_file(run / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of three epochs with dropout and augmentation, in bf16 if the machine has it."""
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=3, dropout=0.2, augment="flip-crop")
+    return wrn.train(recipe, tmp_path_factory.mktemp("runs") / "finished", seed=4, device="cpu", quiet=True)
+
+
+def test_run_folder_is_the_contracts(finished):
+    names = {path.name for path in finished.path.iterdir()}
+    assert names == {
+        "recipe.json", "env.json", "metrics.jsonl", "checkpoints", "model.safetensors", "predictions.safetensors",
+        "result.json", "curves.svg", "train.log",
+    }  # fmt: skip
+    assert len(list((finished.path / "checkpoints").iterdir())) == 2
+    lines = [json.loads(line) for line in (finished.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    fields = {"epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "images_per_second", "seconds"}
+    assert all(fields <= line.keys() for line in lines)
+    assert [line["lr"] for line in lines] == [0.1, 0.02, 0.004]
+    result = finished.result
+    assert result["test_error"] == lines[-1]["test_error"]
+    assert result["best_test_error"] == min(line["test_error"] for line in lines)
+    assert "chosen on the test set" in result["best_test_error_is"]
+    assert set(result["deviations"]) == {"epochs", "dropout", "augment"}
+    assert result["parameters"] == wrn.describe("wrn-10-1").params
+    env = finished.env
+    assert env["execution"]["threads"] == torch.get_num_threads()
+    assert {"python", "torch", "wrn"} <= env["versions"].keys()
+    assert finished.recipe.epochs == 3
+    assert finished.seed == 4
+
+
+def test_reported_error_is_that_of_the_kept_predictions_and_model_in_fp32(finished, run_wrn):
+    kept = load_file(finished.path / "predictions.safetensors")
+    wrong = (kept["logits"].argmax(1) != kept["labels"]).float().mean().item() * 100
+    assert finished.result["test_error"] == pytest.approx(wrong, abs=1e-4)
+    model, digits = wrn.load(finished.path), wrn.dataset("digits")
+    pixels, labels = digits.test.pixels(slice(None))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixels), kept["logits"], rtol=1e-3, atol=1e-3)
+    assert torch.equal(labels, kept["labels"])
+    code, out, _ = run_wrn("eval", finished.path, "--json")
+    assert code == 0
+    assert json.loads(out)["test_error"] == finished.result["test_error"]
+
+
+def test_same_seed_same_bits_other_seed_others(finished, tmp_path):
+    again = wrn.train(finished.recipe, tmp_path / "again", seed=4, device="cpu", quiet=True)
+    assert same(weights(again.path), weights(finished.path))
+    keys = ("train_loss", "train_error", "test_loss", "test_error")
+    assert [[line[k] for k in keys] for line in again.metrics] == [[line[k] for k in keys] for line in finished.metrics]
+    other = wrn.train(finished.recipe, tmp_path / "other", seed=5, device="cpu", quiet=True)
+    assert not same(weights(other.path), weights(finished.path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_in_the_middle_of_an_epoch_then_continued_to_the_same_bits(finished, tmp_path, number, code):
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "wrn",
+        *FAST,
+        "--epochs",
+        "3",
+        "--dropout",
+        "0.2",
+        "--augment",
+        "flip-crop",
+        "--seed",
+        "4",
+        "--out",
+        str(out),
+    ]
+    # Slowed down by a wrapper, so that the signal meets the middle of the second epoch
+    slow = f"""
+import sys, time
+from wrn.data.loader import Split
+whole = Split.batches
+def batches(self, *a, **k):
+    for batch in whole(self, *a, **k):
+        time.sleep(0.25)
+        yield batch
+Split.batches = batches
+from wrn.cli import main
+sys.exit(main({command[3:]!r}))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    log = out / "train.log"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and "epoch 1/3" in log.read_text()):
+        time.sleep(0.02)
+    time.sleep(0.7)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    step = int(re.search(r"interrupted in epoch 2 after step (\d+) of 12, saved", output)[1])
+    assert 0 < step < 12
+    assert not (out / "result.json").exists()
+    refused = subprocess.run([sys.executable, "-m", "wrn", "eval", str(out)], capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "not finished" in refused.stderr
+
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"continuing after epoch 1, step {step}" in done.stdout
+    assert same(weights(out), weights(finished.path))
+    assert [line["train_loss"] for line in wrn.Run(out).metrics] == [line["train_loss"] for line in finished.metrics]
+
+
+def test_finished_run_is_left_alone(finished, run_wrn):
+    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*")}
+    words = ("--epochs", 3, "--dropout", 0.2, "--augment", "flip-crop", "--seed", 4, "--out", finished.path)
+    code, out, _ = run_wrn(*FAST, *words)
+    assert code == 0
+    assert "already finished" in out
+    assert {path: path.stat().st_mtime_ns for path in finished.path.rglob("*")} == before
+
+
+def test_another_recipes_run_is_refused_with_the_difference(finished, run_wrn):
+    before = weights(finished.path)
+    words = ("--epochs", 4, "--augment", "flip-crop", "--seed", 4, "--out", finished.path)
+    code, out, err = run_wrn(*FAST, *words)
+    assert (code, out) == (1, "")
+    assert "dropout is 0.2 there and 0.0 now; epochs is 3 there and 4 now" in err
+    assert err.count("\n") == 1
+    assert same(weights(finished.path), before)
+
+
+def test_another_precision_is_refused(finished, run_wrn):
+    other = {"bf16": "fp32", "fp32": "bf16"}[finished.result["precision"]]
+    words = ("--epochs", 3, "--dropout", 0.2, "--augment", "flip-crop", "--seed", 4, "--out", finished.path)
+    code, _, err = run_wrn(*FAST, *words, "--precision", other)
+    assert code == 1
+    assert f"precision is {finished.result['precision']} there and {other} now" in err
+
+
+def test_fresh_starts_over_and_touches_no_other_file(run_wrn, tmp_path):
+    assert run_wrn(*FAST, "--epochs", 1, "--out", "run")[0] == 0
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    code, out, _ = run_wrn(*FAST, "--epochs", 1, "--lr", 0.05, "--out", "run", "--fresh")
+    assert code == 0
+    assert "but epochs 1, lr 0.05" in out
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert wrn.Run(tmp_path / "run").recipe.lr == 0.05
+
+
+def test_a_folder_of_other_files_is_refused(run_wrn, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    code, _, err = run_wrn(*FAST, "--out", "mine")
+    assert code == 1
+    assert "holds files but no run" in err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_no_permission_to_write(run_wrn, tmp_path):
+    (tmp_path / "file").write_text("")  # root may write anywhere, but not below a file
+    code, _, err = run_wrn(*FAST, "--out", "file/run")
+    assert code == 1
+    assert err.startswith("wrn: error: ")
+    assert err.count("\n") == 1
+
+
+def test_diverging_run_stops_and_says_where(run_wrn, tmp_path):
+    code, _, err = run_wrn(*FAST, "--epochs", 3, "--lr", 1e18, "--out", "run")
+    assert code == 1
+    assert re.search(r"epoch 1, step \d+, learning rate 1e\+18: the loss is (nan|inf)", err)
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("how", ["flipped bit", "truncated", "no json", "json changed"])
+def test_damaged_checkpoint_is_passed_over(tmp_path, how):
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=3)
+    whole = wrn.train(recipe, tmp_path / "whole", device="cpu", quiet=True)
+    run = tmp_path / "run"
+    shutil.copytree(whole.path, run)
+    for name in ("result.json", "model.safetensors"):
+        (run / name).unlink()
+    newest = run / "checkpoints" / "epoch-0003-step-000000"
+    tensors, state = newest / "tensors.safetensors", newest / "checkpoint.json"
+    content = bytearray(tensors.read_bytes())
+    match how:
+        case "flipped bit":
+            content[len(content) // 2] ^= 4
+            tensors.write_bytes(bytes(content))
+        case "truncated":
+            tensors.write_bytes(bytes(content[: len(content) // 3]))
+        case "no json":
+            state.unlink()
+        case "json changed":
+            state.write_text(state.read_text().replace('"epoch": 3', '"epoch": 2', 1))
+    wrn.train(recipe, run, device="cpu", quiet=True)
+    assert "damaged" in (run / "train.log").read_text()
+    assert same(weights(run), weights(whole.path))
+
+
+def test_stray_temporary_files_and_a_stopped_write_do_no_harm(tmp_path):
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=2)
+    whole = wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
+    expected = weights(whole.path)
+    (whole.path / "result.json").unlink()  # stopped just before the end
+    (whole.path / "model.safetensors").unlink()
+    stray = whole.path / "checkpoints" / ".epoch-0009-step-000000.abc"
+    stray.mkdir()
+    (stray / "tensors.safetensors").write_bytes(b"half")
+    shutil.rmtree(whole.path / "checkpoints" / "epoch-0002-step-000000")
+    wrn.train(recipe, whole.path, device="cpu", quiet=True)
+    assert same(weights(whole.path), expected)
+
+
+def test_data_that_changed_since_is_refused(pictures, tmp_path, run_wrn):
+    words = (
+        "train",
+        "wrn-10-1",
+        "--data",
+        f"folder:{pictures}",
+        "--device",
+        "cpu",
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
+    assert run_wrn(*words)[0] == 0
+    (tmp_path / "run" / "result.json").unlink()
+    (pictures / "train" / "one" / "000.png").unlink()
+    code, _, err = run_wrn(*words)
+    assert code == 1
+    assert "data was" in err
+
+
+def test_keep_every(run_wrn, tmp_path):
+    assert run_wrn(*FAST, "--epochs", 5, "--keep-every", 2, "--out", "run")[0] == 0
+    kept = sorted(path.name[:10] for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["epoch-0002", "epoch-0004", "epoch-0005"]
+
+
+def test_checkpoints_are_ordered_by_epoch_not_by_time(tmp_path):
+    for name in ("epoch-0010-step-000000", "epoch-0009-step-000000", "epoch-0009-step-000123"):
+        (tmp_path / name).mkdir()
+    found = [path.name for _, _, path in checkpoint._newest_first(tmp_path)]
+    assert found == ["epoch-0010-step-000000", "epoch-0009-step-000123", "epoch-0009-step-000000"]
+
+
+def test_drop_last_with_too_few_images(pictures, run_wrn):
+    code, _, err = run_wrn("train", "wrn-10-1", "--data", f"folder:{pictures}", "--recipe", "authors", "--out", "run")
+    assert code == 1
+    assert "lower --batch-size" in err
+
+
+def test_header_of_the_model_is_enough_to_load_it(finished, tmp_path):
+    shutil.copy(finished.path / "model.safetensors", tmp_path / "alone.safetensors")
+    with safe_open(tmp_path / "alone.safetensors", "pt") as file:
+        header = json.loads(file.metadata()["wrn"])
+    assert (header["model"], header["classes"]) == ("wrn-10-1", list("0123456789"))
+    assert same(wrn.load(tmp_path / "alone.safetensors").network.state_dict(), weights(finished.path))
+
+
+def test_bf16_keeps_master_weights_and_statistics_in_fp32(tmp_path):
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=1)
+    run = wrn.train(recipe, tmp_path / "run", device="cpu", precision="bf16", quiet=True)
+    assert {t.dtype for t in weights(run.path).values()} == {torch.float32, torch.int64}
+    assert run.metrics[-1]["test_precision"] == "fp32"
+    assert run.result["precision"] == "bf16"
+
+
+@pytest.mark.slow
+def test_compiled_run_trains_and_continues(tmp_path, run_wrn):
+    words = (*FAST, "--epochs", 2, "--compile", "--out", "run")
+    code, out, err = run_wrn(*words)
+    assert code == 0, err
+    assert "compiled" in out
+    assert wrn.Run(tmp_path / "run").metrics[-1]["images_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_default_command_reaches_2_percent(run_wrn, tmp_path):
+    code, out, err = run_wrn("train")
+    assert code == 0, err
+    error = float(re.search(r"test error (\d+\.\d+)%.*use it: wrn predict runs", out.splitlines()[-1])[1])
+    assert error <= 2.0
