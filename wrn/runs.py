@@ -81,7 +81,8 @@ class Run:
             for name in FILES:  # only what a run writes: never a stranger's file
                 part = self.path / name
                 shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-        self.must_agree(recipe, seed, {})
+        else:
+            self.must_agree(recipe, seed, {})
         if not (self.path / "recipe.json").exists():
             write_json(self.path / "recipe.json", {"seed": seed, "recipe": recipe.to_dict()})
 

@@ -12,6 +12,7 @@ import PIL
 from PIL import Image
 
 from wrn.data.arrays import Arrays, Decoded, Progress
+from wrn.errors import UsageError
 
 
 class Digits:
@@ -44,11 +45,8 @@ class Digits:
         return np.asarray(resized.convert("RGB"))
 
 
-def read(path: str, image_size: int, val_fraction: float) -> Digits:
+def read(data: str, image_size: int, val_fraction: float) -> Digits:
     """The source of `digits`. Raises ValueError if a validation share is asked for: the split is fixed."""
-    from wrn.errors import UsageError
-
-    assert not path
     if val_fraction:
-        raise UsageError("--val-fraction: digits has a test split of its own; leave the option out")
+        raise UsageError(f"--val-fraction: {data} has a test split of its own; leave the option out")
     return Digits(image_size)

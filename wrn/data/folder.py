@@ -188,6 +188,6 @@ def _prefix(members: list[tarfile.TarInfo]) -> str:
     return f"{tops.pop()}/" if len(tops) == 1 and not tops & {"train", "test"} else ""
 
 
-def read(path: str, image_size: int, val_fraction: float) -> Folder:
-    """List the pictures at `path`. Raises wrn.Error (see `Folder`) before anything is decoded."""
-    return Folder(Path(path).expanduser(), image_size, val_fraction)
+def read(data: str, image_size: int, val_fraction: float) -> Folder:
+    """List the pictures of `folder:PATH`. Raises wrn.Error (see `Folder`) before anything is decoded."""
+    return Folder(Path(data.partition(":")[2]).expanduser(), image_size, val_fraction)

@@ -94,7 +94,7 @@ def dataset(
     """
     known = entry(data)
     module, function = known.reader.split(":")
-    source = getattr(importlib.import_module(module), function)(data.partition(":")[2], image_size, val_fraction)
+    source = getattr(importlib.import_module(module), function)(data, image_size, val_fraction)
     workers = workers or os.cpu_count() or 1
     notice: Callable[[str], None] = say if log is None else log.line
     with (log or Log()).bar() as bar:

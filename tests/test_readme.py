@@ -1,0 +1,51 @@
+"""The README: what it quotes was printed by kept runs, what it shows runs, and it names what exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_quoted_lines_come_from_kept_runs():
+    logs = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "results").rglob("train.log"))
+    quoted = [line for block in blocks("") for line in block.splitlines()]
+    assert quoted
+    for line in quoted:
+        assert line in logs, line
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_commands_and_flags_exist(run_wrn):
+    commands = [
+        line.split("#")[0].split() for block in blocks("sh") for line in block.splitlines() if "run wrn" in line
+    ]
+    for words in commands:
+        words = words[words.index("wrn") + 1 :]
+        help_text = run_wrn(words[0], "--help")[1]
+        for word in words[1:]:
+            assert not word.startswith("--") or word in help_text, (words, word)
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0] == re.search(r"# (\d+), the paper's", code)[1]
+    assert (tmp_path / "runs" / "example" / "result.json").exists()
+
+
+@pytest.mark.parametrize("command", ["uv run wrn train", "uv run pytest"])
+def test_the_two_commands_stand_there(command):
+    assert f"pip install uv && {command}\n" in README
