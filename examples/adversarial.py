@@ -1,7 +1,7 @@
 """Adversarial training (PGD, Madry et al., 2018) of a finished run, through `wrn.load`'s differentiable preprocessing.
 
     wrn train wrn-16-1 --data digits --out runs/example
-    python examples/adversarial.py runs/example --epochs 2
+    python examples/adversarial.py runs/example
 
 The attack moves pixels in [0, 1], where its radius has its usual meaning; the preprocessing belongs to the model.
 """
@@ -29,9 +29,9 @@ def pgd(model: torch.nn.Module, images: Tensor, labels: Tensor, radius: float, s
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("run")
-    arguments.add_argument("--radius", type=float, default=16 / 255)
-    arguments.add_argument("--epochs", type=int, default=2)
-    arguments.add_argument("--lr", type=float, default=0.01)
+    arguments.add_argument("--radius", type=float, default=8 / 255)
+    arguments.add_argument("--epochs", type=int, default=4)
+    arguments.add_argument("--lr", type=float, default=0.05)
     chosen = arguments.parse_args()
 
     recipe = wrn.Run(chosen.run).recipe

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import wrn
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -26,11 +24,10 @@ def test_examples_are_short():
     assert len((EXAMPLES / "own_loop.py").read_text().splitlines()) <= 60
 
 
-@pytest.mark.slow
 def test_adversarial_training_lowers_the_error_under_attack(tmp_path):
     recipe = wrn.recipe("wrn-10-1", data="digits", epochs=6)
     wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
-    done = run(EXAMPLES / "adversarial.py", tmp_path / "run", "--epochs", 2)
+    done = run(EXAMPLES / "adversarial.py", tmp_path / "run", "--epochs", 3)
     assert done.returncode == 0, done.stderr
     errors = [float(found) for found in re.findall(r"under attack (\d+\.\d)%", done.stdout)]
-    assert errors[-1] < errors[0] - 10, done.stdout
+    assert errors[-1] < errors[0] - 30, done.stdout

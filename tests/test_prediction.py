@@ -1,6 +1,7 @@
 """Trained networks in use."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import wrn
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=6)
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=10)
     return wrn.train(recipe, tmp_path_factory.mktemp("runs") / "run", device="cpu", quiet=True)
 
 
@@ -83,6 +84,8 @@ def test_eval_on_another_data_set_with_known_classes(run, run_wrn, tmp_path):
     assert code == 0, err
     assert json.loads(out)["images"] == 40
     assert json.loads(out)["test_error"] <= 25
+    shutil.rmtree(tmp_path / "some" / "train")  # test/ alone will do
+    assert json.loads(run_wrn("eval", run.path, "--data", f"folder:{tmp_path / 'some'}", "--json")[1])["images"] == 40
 
 
 def test_eval_on_unknown_classes(run, run_wrn, pictures):
@@ -96,7 +99,7 @@ def test_bad_input(run, scans, run_wrn, tmp_path):
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes((run.path / "model.safetensors").read_bytes()[:1000])
     for words, code, says in (
-        (("predict", run.path), 2, "IMAGE"),
+        (("predict", run.path), 2, "no pictures named"),
         (("predict", run.path, "nowhere.png"), 1, "no such picture"),
         (("predict", run.path, "text.png"), 1, "text.png: is no picture"),
         (("predict", run.path, scans[0], "--top", 0), 2, "at least 1"),

@@ -67,6 +67,15 @@ def test_json_round_trip():
         assert again.hash == recipe.hash == paper(recipe=name, epochs=7, dropout=0.3, lr=1.0).hash
         assert set(recipe.deviations()) == {"epochs", "dropout", "lr"}
     assert paper(epochs=7).hash != paper(epochs=8).hash
+    # Pinned: it names the folders of people's runs. A new field must leave it alone
+    assert wrn.recipe("wrn-28-10", data="cifar10").hash == "d192d31b"
+
+
+def test_a_depth_rule_that_changes_nothing_is_no_part_of_the_recipe():
+    assert paper(depth_rule="true") == paper()
+    ruled = wrn.recipe("wrn-40-2-b313", data="digits", depth_rule="nominal")
+    assert ruled.depth_rule == "nominal"
+    assert ruled != wrn.recipe("wrn-40-2-b313", data="digits", depth_rule="true")
 
 
 def test_the_catalogue_decides_augmentation():
@@ -89,7 +98,7 @@ def test_the_catalogue_decides_augmentation():
         ({"augment": "mixup"}, "flip-crop, none"),
         ({"milestones": (0,)}, "counted from 1"),
         ({"momentum": 0.0}, "nesterov"),
-        ({"image_size": 4}, "more than 4"),
+        ({"image_size": 4}, "at least 5"),
     ],
 )
 def test_bad_fields(fields, says):

@@ -103,6 +103,8 @@ def evaluate(
             f"test error {facts['test_error']:.2f}% ({facts['wrong']} of {facts['images']} images of {facts['data']}), "
             f"loss {facts['test_loss']:.4f}, fp32"
         )
+        if facts["changed_since"]:
+            print("the data set is not the one that the network was trained on: its pictures have changed since")
 
 
 def predict(

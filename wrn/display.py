@@ -38,10 +38,14 @@ class Log:
         self._console = None if quiet else Console(highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
 
-    def line(self, text: str = "") -> None:
+    def note(self, text: str) -> None:
+        """For the file alone: the terminal has it from elsewhere."""
         if self.file is not None:
             self.file.write(text + "\n")
             self.file.flush()
+
+    def line(self, text: str = "") -> None:
+        self.note(text)
         if self._console is not None:
             self._console.print(text, markup=False)
 

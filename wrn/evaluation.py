@@ -52,8 +52,8 @@ def evaluate(
 def evaluate_run(run: str | Path, data: str | None = None, device: str | None = None) -> dict[str, Any]:
     """Score a finished run in fp32 on its own test split or that of another data set with (some of) its classes.
 
-    Returns test_error (percent), test_loss, wrong, images, data. Raises wrn.Error for unfinished or damaged runs and
-    for classes that the network does not know.
+    Returns test_error (percent), test_loss, wrong, images, data, and whether the run's own data changed since it was
+    trained. Raises wrn.Error for unfinished or damaged runs and for classes that the network does not know.
     """
     execution = choose(device, "fp32")
     execution.apply()
@@ -73,6 +73,7 @@ def evaluate_run(run: str | Path, data: str | None = None, device: str | None = 
         "wrong": scores.wrong,
         "images": scores.count,
         "data": known.name,
+        "changed_since": data is None and known.fingerprint != header["data_fingerprint"],
         "precision": "fp32",
     }
 

@@ -20,9 +20,20 @@ from wrn.models.creation import create_model
 from wrn.models.wide_resnet import WideResNet
 from wrn.recipes import Recipe
 from wrn.runs import Run
-from wrn.training.precision import choose
+from wrn.training.precision import choose, forbid_tf32
 
 HEADER = "wrn"
+_NEEDED = {
+    "model",
+    "depth_rule",
+    "dropout",
+    "classes",
+    "image_size",
+    "preprocess",
+    "data",
+    "val_fraction",
+    "data_fingerprint",
+}
 
 
 class TrainedModel(nn.Module):
@@ -103,18 +114,24 @@ def header_of(path: str | Path) -> dict[str, Any]:
     file = _model_file(path)
     try:
         with safe_open(file, "pt") as opened:
-            return json.loads(opened.metadata()[HEADER])
+            header = json.loads(opened.metadata()[HEADER])
+            if missing := _NEEDED - header.keys():
+                raise KeyError(min(missing))
+            return header
     except FileNotFoundError:
         raise MissingError(f"{path}: no such run or model; give the folder that `wrn train` named") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise Error(f"{file}: no model of ours, or damaged ({error}); give a finished run") from error
 
 
 def load(path: str | Path, device: str = "cpu") -> TrainedModel:
     """The trained network of a finished run (its folder, or its `model.safetensors`), fp32, in evaluation mode.
 
+    TF32 is switched off for the process: fp32 means fp32.
+
     Raises FileNotFoundError if there is none, wrn.Error if the run is unfinished or the file damaged.
     """
+    forbid_tf32()
     header = header_of(path)
     try:
         network = create_model(

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -88,8 +89,13 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits that stand for the whole recipe; part of a run folder's name."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+        """Eight hexadecimal digits that stand for the whole recipe; part of a run folder's name.
+
+        Of what differs from the defaults alone, so that a field that is added later leaves old recipes their names.
+        """
+        defaults = Recipe().to_dict()
+        told = {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
     def deviations(self) -> dict[str, dict[str, Any]]:
         """Every field that differs from the named recipe for this network and data: {field: {recipe:, here:}}."""
@@ -125,6 +131,9 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     if "milestones" in changed:
         changed.setdefault("schedule_epochs", changed.get("epochs", named.epochs))
     spec = parse(model, changed.get("depth_rule"))
+    with suppress(UsageError):  # a rule that changes nothing is not part of the recipe
+        if parse(model) == spec:
+            changed["depth_rule"] = None
     return Recipe.from_dict(named.to_dict() | changed | {"model": spec.name})
 
 
@@ -137,8 +146,8 @@ def _check(recipe: Recipe) -> None:
         "dropout": (0.0 <= recipe.dropout < 1.0, "a probability in [0, 1)"),
         "val_fraction": (0.0 <= recipe.val_fraction < 1.0, "a share in [0, 1)"),
         "image_size": (
-            recipe.image_size >= (4 if recipe.augment == "none" else 5),
-            "at least 4 to survive two halvings, and more than 4 to be padded by reflection",
+            recipe.image_size >= 5,
+            "at least 5, so that two halvings leave more than one pixel for BN to see",
         ),
         "epochs": (recipe.epochs >= 1, "at least 1"),
         "batch_size": (recipe.batch_size >= 1, "at least 1"),

@@ -28,15 +28,15 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.from_dict(self._read("recipe.json")["recipe"])
+        return Recipe.from_dict(self._read("recipe.json", "seed", "recipe")["recipe"])
 
     @property
     def seed(self) -> int:
-        return int(self._read("recipe.json")["seed"])
+        return int(self._read("recipe.json", "seed", "recipe")["seed"])
 
     @property
     def env(self) -> dict[str, Any]:
-        return self._read("env.json")
+        return self._read("env.json", "execution")
 
     @property
     def result(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Run:
         self._must_be_a_run()
         if not self.finished:
             raise Error(f"{self.path}: this run is not finished; continue it with the command that began it")
-        return self._read("result.json")
+        return self._read("result.json", "test_error")
 
     @property
     def finished(self) -> bool:
@@ -95,10 +95,13 @@ class Run:
         if not (self.path / "recipe.json").exists():
             raise Error(f"{self.path}: not a run (it has no recipe.json); give the folder that `wrn train` named")
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, *fields: str) -> dict[str, Any]:
         self._must_be_a_run()
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or not content.keys() >= set(fields):
+                raise ValueError(f"lacks {' or '.join(fields)}")
+            return content
         except FileNotFoundError:
             raise Error(f"{self.path}: {name} is missing; run the training command again") from None
         except ValueError as error:

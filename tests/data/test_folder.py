@@ -196,3 +196,37 @@ def test_links_are_followed(pictures, tmp_path):
     (linked / "train").symlink_to(pictures / "train")
     (linked / "test").symlink_to(pictures / "test")
     assert len(wrn.dataset(f"folder:{linked}").train) == 24
+
+
+def test_a_folder_for_testing_alone(pictures):
+    shutil.rmtree(pictures / "train")
+    with pytest.raises(wrn.Error, match="no train/CLASS/ folders"):
+        wrn.dataset(f"folder:{pictures}")
+
+
+def test_what_is_left_out_is_said(pictures, capsys):
+    (pictures / "train" / "one" / "scan.jfif").write_bytes(b"x")
+    wrn.dataset(f"folder:{pictures}")
+    assert (
+        "left out 1 files that are no pictures by their names, such as train/one/scan.jfif" in capsys.readouterr().err
+    )
+
+
+def test_pictures_of_other_folders_never_come_from_the_cache(tmp_path):
+    """Same names, sizes and times, other pixels: an uncompressed format makes that easy."""
+    found = []
+    for name, shade in (("a", 10), ("b", 200)):
+        for split in ("train", "test"):
+            for label in ("x", "y"):
+                path = tmp_path / name / "birds" / split / label / "0.bmp"
+                path.parent.mkdir(parents=True)
+                Image.new("RGB", (32, 32), (shade, shade, shade)).save(path)
+                os.utime(path, (1e9, 1e9))
+        found.append(wrn.dataset(f"folder:{tmp_path / name / 'birds'}").train.images)
+    assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize("payload", [b"Exif\0\0II*\0", b"Exif\0\0garbage", b"Exif\0\0" + b"\xff" * 40])
+def test_damaged_exif_data_refuses_no_good_picture(tmp_path, payload):
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "a.jpg", exif=payload)
+    assert decoding.decode(tmp_path / "a.jpg", 32).shape == (32, 32, 3)

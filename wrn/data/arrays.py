@@ -1,6 +1,6 @@
 """A decoded data set: uint8 images in NumPy arrays, as readers make them and the cache keeps them. No torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,10 @@ class Source(Protocol):
     @property
     def key(self) -> Mapping[str, Any]:
         """Everything the decoded arrays depend on, JSON-ready: the cache's key."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the user should know of it, a line each."""
 
     def decode(self, workers: int, progress: Progress) -> Decoded:
         """Read and decode all of it. Raises wrn.Error naming what cannot be read."""

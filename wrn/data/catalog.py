@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 from wrn.errors import UsageError, unknown
@@ -72,7 +72,8 @@ def entry(data: str) -> Entry:
 
 def label(data: str) -> str:
     """A short name: `digits`; for `folder:some/where/birds.tar.gz`, `birds`."""
-    name = PurePath(data.partition(":")[2] or data).name
+    path = data.partition(":")[2]
+    name = Path(path).expanduser().resolve().name or "root" if path else data
     for suffix in (".gz", ".bz2", ".xz", ".tgz", ".tar"):
         name = name.removesuffix(suffix)
     return name

@@ -65,6 +65,8 @@ ARCHIVES = {
 class Cifar:
     """One of the two, at an image size (32, unless asked for otherwise)."""
 
+    remarks = ()
+
     def __init__(self, archive: Archive, image_size: int) -> None:
         self.archive, self.image_size = archive, image_size
 

@@ -18,6 +18,8 @@ from wrn.errors import UsageError
 class Digits:
     """See the module."""
 
+    remarks = ()
+
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
 

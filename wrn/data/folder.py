@@ -1,8 +1,10 @@
 """`folder:PATH`: your own pictures in train/CLASS/* and test/CLASS/*, or a tar (.gz, .bz2, .xz) of that. No torch."""
 
 import hashlib
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,10 +37,10 @@ class Folder:
         self.path, self.image_size, self.val_fraction = path, image_size, val_fraction
         try:
             self._is_archive = not path.is_dir()
-            entries = _list_archive(path) if self._is_archive else _list_folder(path)
+            entries, self._prefix = _list_archive(path) if self._is_archive else (_list_folder(path), "")
         except FileNotFoundError:
             raise MissingError(f"folder:{path}: there is nothing at that path; give a folder or a tar file") from None
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
             raise Error(f"folder:{path}: cannot be listed: {error}; give a folder or a tar file") from error
         self._stamps = {name: stamp for name, stamp in entries.items() if stamp is not None}
         self.train, self.test, self.classes = self._sort(entries)
@@ -46,22 +48,31 @@ class Folder:
     @property
     def key(self) -> Mapping[str, Any]:
         listing = hashlib.sha256(repr(sorted(self._stamps.items())).encode()).hexdigest()
-        settings = {"image_size": self.image_size, "val_fraction": self.val_fraction}
+        settings = {"path": str(self.path.resolve()), "image_size": self.image_size, "val_fraction": self.val_fraction}
         return {"reader": "folder", "version": 1, "listing": listing, "pillow": PIL.__version__, **settings}
 
     def _sort(self, entries: Mapping[str, Any]) -> tuple[list[Picture], list[Picture], tuple[str, ...]]:
         """Pictures by split, in the order of class and name. Raises wrn.Error for what cannot be a data set."""
         classes: dict[str, dict[str, list[Picture]]] = {"train": {}, "test": {}}
+        left_out: list[str] = []
         for name, stamp in sorted(entries.items()):
             parts = PurePosixPath(name).parts
             if len(parts) < 2 or parts[0] not in classes or any(part.startswith(".") for part in parts):
                 continue
             if stamp is None and len(parts) == 2:
                 classes[parts[0]].setdefault(parts[1], [])  # a class folder; empty until pictures are seen in it
-            elif stamp is not None and len(parts) >= 3 and PurePosixPath(name).suffix.lower() in pictures.SUFFIXES:
-                classes[parts[0]].setdefault(parts[1], []).append(Picture(parts[0], parts[1], name))
+            elif stamp is not None and len(parts) >= 3:
+                of_class = classes[parts[0]].setdefault(parts[1], [])
+                if PurePosixPath(name).suffix.lower() in pictures.SUFFIXES:
+                    of_class.append(Picture(parts[0], parts[1], name))
+                else:
+                    left_out.append(name)
         what = f"folder:{self.path}"
-        if not classes["train"]:
+        self.remarks = [
+            f"{what}: left out {len(left_out)} files that are no pictures by their names, such as {name}"
+            for name in left_out[:1]
+        ]
+        if not classes["train"] and not classes["test"]:
             raise Error(
                 f"{what}: holds no train/CLASS/ folders; lay the pictures out as train/CLASS/* and test/CLASS/*"
             )
@@ -69,6 +80,9 @@ class Folder:
             for label, found in by_class.items():
                 if not found:
                     raise Error(f"{what}: {split}/{label} holds no pictures; fill the folder or remove it")
+        if not classes["train"]:  # good for evaluation alone
+            tests = [picture for label in sorted(classes["test"]) for picture in classes["test"][label]]
+            return [], tests, tuple(sorted(classes["test"]))
         if len(classes["train"]) == 1:
             raise Error(f"{what}: holds one class only, {next(iter(classes['train']))!r}; classification needs two")
         if strangers := sorted(set(classes["test"]) - set(classes["train"])):
@@ -133,11 +147,10 @@ class Folder:
 
     def _read_archive(self, names: set[str]) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
         """Members in the archive's order, read one by one: nothing is extracted."""
-        prefix = _prefix(_members(self.path))
         with tarfile.open(self.path) as archive:
             for member in archive:
-                name = _clean(member.name).removeprefix(prefix)
-                if member.isfile() and name in names:
+                name = _clean(member.name).removeprefix(self._prefix)
+                if name in names:
                     file = archive.extractfile(member)
                     assert file is not None
                     content = file.read()
@@ -152,7 +165,10 @@ def _list_folder(root: Path) -> dict[str, tuple[int, int] | None]:
             base = Path(folder).relative_to(root).as_posix()
             entries.update({f"{base}/{name}": None for name in subfolders})
             for name in files:
-                status = (Path(folder) / name).stat()
+                try:
+                    status = (Path(folder) / name).stat()
+                except FileNotFoundError:
+                    raise Error(f"folder:{root}: {base}/{name} leads nowhere; mend or remove the link") from None
                 entries[f"{base}/{name}"] = (status.st_size, status.st_mtime_ns)
     return entries
 
@@ -162,20 +178,18 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def _list_archive(path: Path) -> dict[str, tuple[int, int] | None]:
-    members = _members(path)
+def _list_archive(path: Path) -> tuple[dict[str, tuple[int, int] | None], str]:
+    """Entries as of a folder, and the folder inside the archive that holds them all, if there is one."""
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
     prefix = _prefix(members)
     stamp = path.stat().st_mtime_ns
-    return {
+    entries = {
         _clean(member.name).removeprefix(prefix): None if member.isdir() else (member.size, stamp)
         for member in members
-        if member.isdir() or member.isfile()
+        if member.isdir() or member.isfile() or member.islnk()
     }
-
-
-def _members(path: Path) -> list[tarfile.TarInfo]:
-    with tarfile.open(path) as archive:
-        return archive.getmembers()
+    return entries, prefix
 
 
 def _clean(name: str) -> str:
@@ -184,7 +198,8 @@ def _clean(name: str) -> str:
 
 def _prefix(members: list[tarfile.TarInfo]) -> str:
     """The one folder that holds everything, if there is one: archives are often made of a folder with its name."""
-    tops = {_clean(member.name).split("/")[0] for member in members} - {".", ""}
+    tops = {_clean(member.name).split("/")[0] for member in members}
+    tops = {top for top in tops if not top.startswith((".", "__MACOSX")) and top}
     return f"{tops.pop()}/" if len(tops) == 1 and not tops & {"train", "test"} else ""
 
 

@@ -14,6 +14,7 @@ from wrn.data.cache import decoded
 from wrn.data.catalog import entry
 from wrn.data.preprocess import MeanStd
 from wrn.display import Log, say
+from wrn.errors import Error, UsageError
 from wrn.randomness import key
 from wrn.recipes import Recipe
 
@@ -89,17 +90,25 @@ def dataset(
 ) -> Dataset:
     """The data set of that name (`digits`, `folder:PATH`), decoded once with `workers` threads, then from the cache.
 
-    Normalisation is the catalogue's, else computed from the training split; `preprocess` overrides it.
+    Normalisation is the catalogue's, else computed from the training split; with `preprocess` given, none is needed.
     Raises ValueError for names that are none, wrn.Error for data that cannot be used.
     """
     known = entry(data)
     module, function = known.reader.split(":")
     source = getattr(importlib.import_module(module), function)(data, image_size, val_fraction)
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers {workers}: must be at least 1")
     workers = workers or os.cpu_count() or 1
     notice: Callable[[str], None] = say if log is None else log.line
+    for remark in source.remarks:
+        notice(remark)
     with (log or Log()).bar() as bar:
         arrays = decoded(data, source, workers, bar.show, notice)
     if preprocess is None:
+        if not len(arrays.train.images):
+            raise Error(
+                f"{data}: holds no train/CLASS/ folders; lay the pictures out as train/CLASS/* and test/CLASS/*"
+            )
         mean, std = (known.mean, known.std) if known.mean and known.std else channel_statistics(arrays.train.images)
         preprocess = MeanStd(mean, std)
     preprocess = preprocess.to(device)

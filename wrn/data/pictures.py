@@ -1,6 +1,6 @@
 """Pictures to uint8 arrays: any size and mode to RGB squares. No torch."""
 
-import warnings
+import contextlib
 from io import BytesIO
 from pathlib import Path
 
@@ -17,23 +17,22 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
     """The picture as RGB (image_size, image_size, 3). Raises wrn.Error if it cannot be read to its last byte."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
-                image.load()
-                return to_square(image, image_size)
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+            image.load()
+            return to_square(image, image_size)
     except UnidentifiedImageError:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         raise Error("is no picture" if size else "is empty") from None
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise Error(f"cannot be decoded ({error})") from error
 
 
 def to_square(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
     """RGB, upright, shorter side resized to `image_size`, centre cropped; a picture of that size stays untouched."""
-    image = ImageOps.exif_transpose(image)
+    with contextlib.suppress(Exception):  # damaged EXIF data is no reason to refuse a good picture
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     image = image.convert("RGB")

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from wrn.errors import UsageError
 from wrn.models.creation import create_model
 from wrn.models.names import DepthRule, parse
+
+_BATCH = 256  # figures are for one image; over many, what does not grow with them (BN's statistics) rounds away
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,19 @@ def describe(
     MACs count 2 FLOPs each and leave out BN, ReLU, additions and pooling, as is usual. Activation bytes are those of
     the distinct tensors that autograd saves in training mode. Raises ValueError as `create_model` does.
     """
+    if image_size < 4:
+        raise UsageError(f"image size {image_size}: must be at least 4 to survive two halvings")
     with torch.device("meta"):
         model = create_model(name, num_classes=num_classes, in_channels=in_channels, depth_rule=depth_rule)
-        image = torch.empty(1, in_channels, image_size, image_size)
-    parts = measure(model, image)
+        images = torch.empty(_BATCH, in_channels, image_size, image_size)
+    parts = measure(model, images)
     return Complexity(parse(name, depth_rule).name, num_classes, (in_channels, image_size, image_size), tuple(parts))
 
 
-def measure(model: nn.Module, image: Tensor) -> list[Part]:
-    """The parts of `model`, its direct children, in the order they run on `image` (both on the meta device)."""
+def measure(model: nn.Module, images: Tensor) -> list[Part]:
+    """The parts of `model`, its direct children, in the order they run on `images` (both on the meta device)."""
     children = dict(model.named_children())
     names = {child: name for name, child in children.items()}
-    parameters = {id(parameter) for parameter in model.parameters()}
     outputs: dict[str, tuple[int, ...]] = {}
     saved: dict[str, dict[int, Tensor]] = {"": {}}
     running = ""
@@ -95,7 +99,7 @@ def measure(model: nn.Module, image: Tensor) -> list[Part]:
     def pack(tensor: Tensor) -> Tensor:
         # A tensor saved by two operations is kept once. Holding it here keeps its storage's address its own.
         key = tensor.untyped_storage()._cdata
-        if key not in seen and id(tensor) not in parameters and not isinstance(tensor, nn.Parameter):
+        if key not in seen and not isinstance(tensor, nn.Parameter):
             seen.add(key)
             saved[running][key] = tensor
         return tensor
@@ -105,7 +109,7 @@ def measure(model: nn.Module, image: Tensor) -> list[Part]:
     model.train()
     counter = FlopCounterMode(display=False)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), counter:
-        model(image)
+        model(images)
     for handle in handles:
         handle.remove()
     flops = counter.get_flop_counts()
@@ -115,9 +119,9 @@ def measure(model: nn.Module, image: Tensor) -> list[Part]:
             name=name,
             output=outputs[name],
             params=sum(p.numel() for p in children[name].parameters()),
-            macs=sum(flops.get(f"{root}.{name}", {}).values()) // 2,
+            macs=sum(flops.get(f"{root}.{name}", {}).values()) // 2 // len(images),
             conv_layers=sum(isinstance(part, nn.Conv2d) for part in children[name].modules()),
-            activation_bytes=sum(t.untyped_storage().nbytes() for t in saved[name].values()),
+            activation_bytes=sum(t.untyped_storage().nbytes() for t in saved[name].values()) // len(images),
         )
         for name in outputs
     ]

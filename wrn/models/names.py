@@ -27,7 +27,7 @@ class WideResNetSpec:
     def name(self) -> str:
         """The name we print: `wrn-28-10`, `wrn-40-2-b313` (safe in a shell)."""
         suffix = "" if self.kernels == (3, 3) else "-b" + "".join(map(str, self.kernels))
-        return f"wrn-{self.depth}-{self.widen_factor:g}{suffix}"
+        return f"wrn-{self.depth}-{str(float(self.widen_factor)).removesuffix('.0')}{suffix}"
 
 
 def blocks_per_group(depth: int, convs_per_block: int, rule: DepthRule) -> int | None:

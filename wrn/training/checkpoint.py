@@ -71,10 +71,13 @@ def save(
     target = folder / f"epoch-{progress.epoch:04}-step-{progress.step:06}"
     if target.exists():  # the same instant of the same run
         return
+    tensors = _tensors(model, optimizer)
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise Error(f"epoch {progress.epoch}, step {progress.step}: {broken[0]} is not finite; not saved; lower --lr")
 
     def write(temporary: Path) -> None:
         temporary.mkdir()
-        save_file(_tensors(model, optimizer), temporary / _TENSORS)
+        save_file(tensors, temporary / _TENSORS)
         content = {"identity": identity, "progress": asdict(progress), "sha256": sha256_of(temporary / _TENSORS)}
         write_json(temporary / _STATE, content | {"seal": _seal(content)})
 
@@ -89,14 +92,19 @@ def load_newest(
 ) -> tuple[Progress, list[str]]:
     """Restore the newest undamaged checkpoint in place; returns how far it had come, and what was passed over.
 
-    A `Progress()` at zero means there was none. Raises wrn.Error if the checkpoint belongs to other data or code.
+    A damaged checkpoint is set aside under another name, so that it neither counts as one nor is lost. A `Progress()`
+    at zero means there was none. Raises wrn.Error if none is readable, or if it belongs to another seed or data.
     """
     skipped: list[str] = []
+    for scratch in folder.glob(".epoch-*"):  # of a write that was stopped
+        shutil.rmtree(scratch)
     for _, _, path in _newest_first(folder):
         try:
             progress, saved_identity, tensors = _read(path)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            skipped.append(f"checkpoint {path}: damaged ({error}); using the one before it")
+            shutil.rmtree(path.with_name(f"damaged-{path.name}"), ignore_errors=True)
+            path.rename(path.with_name(f"damaged-{path.name}"))
+            skipped.append(f"checkpoint {path}: damaged ({error}); set aside as damaged-{path.name}")
             continue
         for name, value in identity.items():
             if saved_identity.get(name) != value:
@@ -106,6 +114,8 @@ def load_newest(
                 )
         _restore(tensors, model, optimizer)
         return progress, skipped
+    if skipped:
+        raise Error(f"{skipped[-1]}; no other is left: put back a good one, or start over with --fresh")
     return Progress(), skipped
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from wrn import runs
 from wrn.data.loader import Dataset, dataset
 from wrn.display import Bar, Log
-from wrn.errors import Error
+from wrn.errors import Error, UsageError
 from wrn.evaluation import evaluate
 from wrn.files import write_json
 from wrn.models.creation import create_model
@@ -23,7 +23,7 @@ from wrn.training import checkpoint, outcome
 from wrn.training.checkpoint import Progress
 from wrn.training.interruption import Interrupted, Interruption, interruption
 from wrn.training.optim import optimizer, set_lr, start_epoch
-from wrn.training.precision import Execution, choose
+from wrn.training.precision import Execution, choose, recorded
 
 
 def train(
@@ -54,7 +54,10 @@ def train(
         if run.finished:
             log.line(f"already finished, left alone (--fresh starts over): {outcome.last_line(run)}")
             return run
-    execution = choose(device, precision, bool(compile))
+    if keep_every is not None and keep_every < 1:
+        raise UsageError(f"--keep-every {keep_every}: must be at least 1")
+    begun = not fresh and (run.path / "env.json").exists()
+    execution = recorded(run.env["execution"]) if begun else choose(device, precision, bool(compile))
     data = dataset(
         recipe.data,
         image_size=recipe.image_size,
@@ -69,13 +72,30 @@ def train(
             "out the last, smaller batch; lower --batch-size"
         )
     run.begin(recipe, seed, fresh)
-    if (run.path / "env.json").exists():
-        execution = Execution(**run.env["execution"])
-    else:
+    if not begun:
         write_json(run.path / "env.json", runs.environment(execution.to_dict()))
     with log.copied_to(run.path / "train.log"), interruption() as interrupt:
-        Training(recipe, run, seed, data, execution, log, interrupt, keep_every).run_all()
+        try:
+            Training(recipe, run, seed, data, execution, log, interrupt, keep_every).run_all()
+        except Exception as error:
+            explained = _explained(error, execution)
+            log.note(f"wrn: error: {explained or repr(error)}")
+            if explained is None:
+                raise
+            raise explained from error
     return run
+
+
+def _explained(error: Exception, execution: Execution) -> Error | None:
+    """What to tell the user of a failure of training; None if it is none of theirs."""
+    if isinstance(error, Error):
+        return error
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")
+    if execution.compile and type(error).__module__.startswith("torch._"):
+        return Error(f"--compile: {reason}; leave the option out, or install what it names")
+    return None
 
 
 @dataclass
@@ -99,7 +119,7 @@ class Training:
         self.network = execution.place(network_of(recipe, len(self.data.classes), self.seed))
         self.optimizer = optimizer(self.network, recipe)
         self.stepped = execution.compiled(self.network)  # the same modules and parameters
-        self.identity = {"recipe": recipe.hash, "seed": self.seed, "data": self.data.fingerprint}
+        self.identity = {"seed": self.seed, "data": self.data.fingerprint}  # the recipe was compared already
         progress, damaged = checkpoint.load_newest(self.checkpoints, self.network, self.optimizer, self.identity)
         for line in [outcome.first_line(recipe, self.run, self.seed, self.data, execution, progress), *damaged]:
             self.log.line(line)
@@ -112,17 +132,18 @@ class Training:
                     set_lr(self.optimizer, recipe.lr_at(epoch))
                 self.train_epoch(epoch, progress, bar)
                 clock = time.perf_counter()
-                # The last score is the reported one: taken in fp32, whatever the run trains in
-                how = execution.exact() if epoch == recipe.epochs else execution
-                scores = evaluate(self.network, self.data.test, how.autocast, how.arrange)
+                scores = evaluate(self.network, self.data.test, execution.autocast, execution.arrange)
+                if not math.isfinite(scores.loss):
+                    raise self.not_finite(epoch, "test loss", scores.loss)
                 seconds = progress.wall_seconds + time.perf_counter() - clock
-                progress = progress.after_epoch(outcome.metrics_line(recipe, epoch, progress, scores, how, seconds))
+                metrics = outcome.metrics_line(recipe, epoch, progress, scores, execution, seconds)
+                progress = progress.after_epoch(metrics)
                 self.log.line(outcome.epoch_line(recipe, progress.metrics, progress.total_seconds))
-                if epoch == recipe.epochs:
-                    outcome.write_model(self.run, self.network, self.data, recipe, scores)
                 self.save(progress)
                 self.run.write_metrics(progress.metrics)
-        outcome.finish(self.run, self.recipe, self.network, self.data, execution, progress)
+        # The reported error is taken in fp32, whatever the run trained in
+        scores = evaluate(self.network, self.data.test, execution.exact().autocast, execution.arrange)
+        outcome.finish(self.run, recipe, self.network, self.data, execution, progress, scores)
         self.log.line(outcome.summary(self.run))
         self.log.line(outcome.last_line(self.run))
 
@@ -136,10 +157,7 @@ class Training:
                 logits = self.stepped(self.execution.arrange(images))
             loss = F.cross_entropy(logits.float(), labels)
             if not math.isfinite(value := loss.item()):
-                raise Error(
-                    f"epoch {epoch}, step {progress.step + 1}, learning rate {recipe.lr_at(epoch):g}: the loss is "
-                    f"{value}; checkpoints in {self.run.path} are from before it; lower --lr or use --precision fp32"
-                )
+                raise self.not_finite(epoch, f"loss of step {progress.step + 1}", value)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -158,6 +176,14 @@ class Training:
                 done = f"in epoch {epoch} after step {progress.step} of {steps}"
                 self.log.line(f"interrupted {done}, saved; the same command continues")
                 raise Interrupted(self.interrupt.signal_number)
+
+    def not_finite(self, epoch: int, what: str, value: float) -> Error:
+        """The end of a run that diverged."""
+        rate = self.recipe.lr_at(epoch)
+        return Error(
+            f"epoch {epoch}, learning rate {rate:g}: the {what} is {value}; nothing was saved since it was finite; "
+            "lower --lr or use --precision fp32"
+        )
 
     @property
     def checkpoints(self) -> Path:

@@ -1,5 +1,6 @@
 """What a run leaves behind and says: metrics, model, predictions, result, curves, and the lines of its log."""
 
+import os
 from typing import Any
 
 import torch
@@ -37,45 +38,44 @@ def metrics_line(
     }
 
 
-def write_model(run: Run, network: nn.Module, data: Dataset, recipe: Recipe, scores: Scores) -> None:
-    """`model.safetensors`, and `predictions.safetensors` with the test logits that the reported error comes from."""
-    write_whole(
-        run.path / "model.safetensors",
-        lambda path: prediction.save(path, network, data, recipe, test_error=scores.error),
-    )
-    predictions = {
-        "logits": scores.logits,
-        "labels": data.test.labels.cpu(),
-        "indices": torch.arange(len(data.test)),
-    }
+def finish(
+    run: Run,
+    recipe: Recipe,
+    network: nn.Module,
+    data: Dataset,
+    execution: Execution,
+    progress: Progress,
+    scores: Scores,
+) -> None:
+    """Write all that a finished run holds, `result.json` last: with it the run is finished.
+
+    `scores` are those of the last epoch's network in fp32; the epochs' own are in the precision of the run.
+    """
+    run.write_metrics(progress.metrics)
+    write_text(run.path / "curves.svg", curves_svg(progress.metrics, f"{recipe.model} on {label(data.name)}"))
+    facts = {"test_error": scores.error, "data_fingerprint": data.fingerprint}
+    write_whole(run.path / "model.safetensors", lambda path: prediction.save(path, network, data, recipe, **facts))
+    predictions = {"logits": scores.logits, "labels": data.test.labels.cpu(), "indices": torch.arange(len(data.test))}
     write_whole(run.path / "predictions.safetensors", lambda path: save_file(predictions, path))
 
-
-def finish(
-    run: Run, recipe: Recipe, network: nn.Module, data: Dataset, execution: Execution, progress: Progress
-) -> None:
-    """`curves.svg`, then `result.json`: with it the run is finished."""
     last = progress.metrics[-1]
     best = min(progress.metrics, key=lambda line: line["test_error"])
-    timed = [line for line in progress.metrics if line["images_per_second"]]
-    rates = sorted(line["images_per_second"] for line in timed)
+    rates = sorted(line["images_per_second"] for line in progress.metrics if line["images_per_second"])
     peaks = [line["peak_memory"] for line in progress.metrics if line["peak_memory"]]
-    write_text(run.path / "curves.svg", curves_svg(progress.metrics, f"{recipe.model} on {label(data.name)}"))
     write_json(
         run.path / "result.json",
         {
             "model": recipe.model,
             "data": recipe.data,
             "recipe": recipe.recipe,
-            "recipe_hash": recipe.hash,
             "deviations": recipe.deviations(),
             "seed": run.seed,
             "epochs": recipe.epochs,
-            "test_error": last["test_error"],
-            "test_error_is": f"of the last epoch, in {last['test_precision']}",
+            "test_error": scores.error,
+            "test_error_is": "of the last epoch, in fp32",
             "best_test_error": best["test_error"],
             "best_test_error_is": f"chosen on the test set: epoch {best['epoch']}, in {best['test_precision']}",
-            "test_loss": last["test_loss"],
+            "test_loss": scores.loss,
             "train_loss": last["train_loss"],
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "classes": len(data.classes),
@@ -136,5 +136,6 @@ def summary(run: Run) -> str:
 def last_line(run: Run) -> str:
     """The test error, where the run is, and the command that uses it."""
     result = run.result
-    use = f"run {run.path}; use it: wrn predict {run.path} IMAGE"
+    command = "uv run wrn" if "UV" in os.environ else "wrn"  # uv says so to what it runs
+    use = f"run {run.path}; use it: {command} predict {run.path} IMAGE"
     return f"test error {result['test_error']:.2f}% ({result['test_error_is']}); {use}"

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from wrn.errors import UsageError
+from wrn.errors import Error, UsageError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -28,8 +28,10 @@ class Execution:
         """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.precision != "fp32"
+        forbid_tf32()
         _keep_freed_memory()
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout."""
@@ -72,31 +74,45 @@ def choose(device: str | None = None, precision: str | None = None, compile: boo
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = _device_kind(device)
+    known = _known_device(device)
     if precision not in (None, "fp32", "bf16"):
         raise UsageError(f"precision {precision!r}: must be fp32 or bf16")
-    chosen: Precision = precision or ("bf16" if _multiplies_bf16(kind) else "fp32")  # type: ignore[assignment]
+    chosen: Precision = precision or ("bf16" if _multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
     # MPS is left in its default layout: channels_last has not been run there
-    return Execution(device, chosen, kind != "mps", compile, torch.get_num_threads())
+    return Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads())
 
 
-def _device_kind(device: str) -> str:
+def recorded(fields: dict[str, Any]) -> Execution:
+    """The execution of an `env.json`. Raises ValueError if its device is not on this machine."""
     try:
-        kind = torch.device(device).type
+        execution = Execution(**fields)
+    except TypeError as error:
+        raise Error(f"env.json: damaged, or of another version ({error}); start over with --fresh") from error
+    _known_device(execution.device)
+    return execution
+
+
+def forbid_tf32() -> None:
+    """fp32 means fp32: cuDNN would round the inputs of convolutions to 10 bits by default."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _known_device(device: str) -> torch.device:
+    try:
+        known = torch.device(device)
     except RuntimeError:
         raise UsageError(f"device {device!r}: no such device; write cpu, cuda, cuda:1 or mps") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (known.index or 0) >= count.get(known.type, 0):
         raise UsageError(f"device {device!r}: not on this machine, or torch was built without it; try --device cpu")
-    return kind
+    return known
 
 
-def _multiplies_bf16(kind: str) -> bool:
-    if kind == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    if kind == "cpu":
-        # Public only since torch 2.10 or so, and by another name before
-        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        features = torch.cpu.get_capabilities()
         return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
     return False
 
