@@ -24,6 +24,9 @@ def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
         solid = error_axis.plot(epochs, error, "-", color="tab:red", marker=marker, label="test error")
         if min(loss) > 0:
             loss_axis.set_yscale("log")
+            loss_axis.yaxis.set_major_formatter("{x:g}")
+            if max(loss) < 10 * min(loss):  # too few powers of ten to read the axis by
+                loss_axis.yaxis.set_minor_formatter("{x:g}")
         loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
         error_axis.set(ylabel="test error, % (solid)", ylim=(0, min(100.0, 1.08 * max(error) + 0.1)))
         error_axis.grid(alpha=0.3)
