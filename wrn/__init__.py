@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from wrn.prediction import load
     from wrn.recipes import Recipe, recipe
     from wrn.runs import Run
-    from wrn.training.loop import network_of, train
+    from wrn.training.loop import network_of
     from wrn.training.optim import optimizer, start_epoch
+    from wrn.training.session import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,7 +49,7 @@ _HOME = {
     "optimizer": "wrn.training.optim",
     "recipe": "wrn.recipes",
     "start_epoch": "wrn.training.optim",
-    "train": "wrn.training.loop",
+    "train": "wrn.training.session",
 }
 
 

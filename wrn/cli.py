@@ -70,7 +70,7 @@ def train(
     given = {name: value for name, value in vars(flags).items() if value is not None}
     given |= {name: value == "true" for name, value in given.items() if _HINTS[name] is bool}
     what = recipe(model or "wrn-16-1", data=data or "digits", recipe=recipe_, **given)
-    from wrn.training.loop import train as run_training
+    from wrn.training.session import train as run_training
 
     run_training(
         what,

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: recipe -> data -> network -> epochs -> run folder."""
+"""The training loop, top to bottom: network, optimiser, epochs, steps, and what is saved and said of them."""
 
 import math
 import time
@@ -9,93 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wrn import runs
-from wrn.data.loader import Dataset, dataset
+from wrn.data.loader import Dataset
 from wrn.display import Bar, Log
-from wrn.errors import Error, UsageError
+from wrn.errors import Error
 from wrn.evaluation import evaluate
-from wrn.files import write_json
 from wrn.models.creation import create_model
 from wrn.randomness import key
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import checkpoint, outcome
 from wrn.training.checkpoint import Progress
-from wrn.training.interruption import Interrupted, Interruption, interruption
+from wrn.training.interruption import Interrupted, Interruption
 from wrn.training.optim import optimizer, set_lr, start_epoch
-from wrn.training.precision import Execution, choose, recorded
-
-
-def train(
-    recipe: Recipe,
-    out: str | Path | None = None,
-    *,
-    seed: int = 0,
-    device: str | None = None,
-    precision: str | None = None,
-    compile: bool | None = None,
-    workers: int | None = None,
-    keep_every: int | None = None,
-    fresh: bool = False,
-    quiet: bool = False,
-) -> Run:
-    """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
-
-    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16") and
-    `compile` are chosen once and kept when the run continues. On the CPU the result is a function of recipe, seed and
-    these. `keep_every` keeps the checkpoint of every so many epochs for good.
-    Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
-    """
-    log = Log(quiet)
-    run = Run(out if out is not None else runs.default_path(recipe, seed))
-    wanted = {"device": device, "precision": precision, "compile": compile}
-    if not fresh:
-        run.must_agree(recipe, seed, {name: value for name, value in wanted.items() if value is not None})
-        if run.finished:
-            log.line(f"already finished, left alone (--fresh starts over): {outcome.last_line(run)}")
-            return run
-    if keep_every is not None and keep_every < 1:
-        raise UsageError(f"--keep-every {keep_every}: must be at least 1")
-    begun = not fresh and (run.path / "env.json").exists()
-    execution = recorded(run.env["execution"]) if begun else choose(device, precision, bool(compile))
-    data = dataset(
-        recipe.data,
-        image_size=recipe.image_size,
-        val_fraction=recipe.val_fraction,
-        device=execution.device,
-        workers=workers,
-        log=log,
-    )
-    if data.train.steps(recipe) == 0:
-        raise Error(
-            f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves "
-            "out the last, smaller batch; lower --batch-size"
-        )
-    run.begin(recipe, seed, fresh)
-    if not begun:
-        write_json(run.path / "env.json", runs.environment(execution.to_dict()))
-    with log.copied_to(run.path / "train.log"), interruption() as interrupt:
-        try:
-            Training(recipe, run, seed, data, execution, log, interrupt, keep_every).run_all()
-        except Exception as error:
-            explained = _explained(error, execution)
-            log.note(f"wrn: error: {explained or repr(error)}")
-            if explained is None:
-                raise
-            raise explained from error
-    return run
-
-
-def _explained(error: Exception, execution: Execution) -> Error | None:
-    """What to tell the user of a failure of training; None if it is none of theirs."""
-    if isinstance(error, Error):
-        return error
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")
-    if execution.compile and type(error).__module__.startswith("torch._"):
-        return Error(f"--compile: {reason}; leave the option out, or install what it names")
-    return None
+from wrn.training.precision import Execution
 
 
 @dataclass
