@@ -93,7 +93,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Test a finished run in fp32, on its own data set or another one."""
-    from wrn.evaluation import evaluate_run
+    from wrn.prediction import evaluate_run
 
     facts = evaluate_run(run, data, device)
     if json:

@@ -1,39 +1,25 @@
-"""Trained networks as people use them: RGB in [0, 1] to logits, pictures to probabilities."""
+"""Trained networks as people use them: RGB in [0, 1] to logits, pictures to probabilities, a data set to an error."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from wrn import weights
 from wrn.data import pictures
-from wrn.data.loader import Dataset
+from wrn.data.loader import Dataset, Split, dataset
 from wrn.data.preprocess import MeanStd
 from wrn.errors import Error, MissingError, UsageError
+from wrn.evaluation import evaluate
 from wrn.models.creation import create_model
 from wrn.models.wide_resnet import WideResNet
-from wrn.recipes import Recipe
-from wrn.runs import Run
 from wrn.training.precision import choose, forbid_tf32
-
-HEADER = "wrn"
-_NEEDED = {
-    "model",
-    "depth_rule",
-    "dropout",
-    "classes",
-    "image_size",
-    "preprocess",
-    "data",
-    "val_fraction",
-    "data_fingerprint",
-}
 
 
 class TrainedModel(nn.Module):
@@ -91,39 +77,6 @@ class TrainedModel(nn.Module):
             raise Error(f"{image}: {error}; give a picture file") from error
 
 
-def save(path: Path, network: nn.Module, data: Dataset, recipe: Recipe, **facts: Any) -> None:
-    """Write a finished network as safetensors, with what `load` needs in the header. `path` must be a scratch file."""
-    header = {
-        "format": 1,
-        "model": recipe.model,
-        "depth_rule": recipe.depth_rule,
-        "dropout": recipe.dropout,
-        "classes": list(data.classes),
-        "image_size": recipe.image_size,
-        "preprocess": data.preprocess.constants(),
-        "data": recipe.data,
-        "val_fraction": recipe.val_fraction,
-        **facts,
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata={HEADER: json.dumps(header)})
-
-
-def header_of(path: str | Path) -> dict[str, Any]:
-    """The facts in the header of a run's `model.safetensors`, given the run or the file."""
-    file = _model_file(path)
-    try:
-        with safe_open(file, "pt") as opened:
-            header = json.loads(opened.metadata()[HEADER])
-            if missing := _NEEDED - header.keys():
-                raise KeyError(min(missing))
-            return header
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such run or model; give the folder that `wrn train` named") from None
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Error(f"{file}: no model of ours, or damaged ({error}); give a finished run") from error
-
-
 def load(path: str | Path, device: str = "cpu") -> TrainedModel:
     """The trained network of a finished run (its folder, or its `model.safetensors`), fp32, in evaluation mode.
 
@@ -132,7 +85,7 @@ def load(path: str | Path, device: str = "cpu") -> TrainedModel:
     Raises FileNotFoundError if there is none, wrn.Error if the run is unfinished or the file damaged.
     """
     forbid_tf32()
-    header = header_of(path)
+    header = weights.header_of(path)
     try:
         network = create_model(
             header["model"],
@@ -140,22 +93,12 @@ def load(path: str | Path, device: str = "cpu") -> TrainedModel:
             dropout=header["dropout"],
             depth_rule=header["depth_rule"],
         )
-        network.load_state_dict(load_file(_model_file(path)))
+        network.load_state_dict(weights.tensors_of(path))
         preprocess = MeanStd(**header["preprocess"])
         model = TrainedModel(network, preprocess, header["classes"], header["image_size"])
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise Error(f"{path}: the model does not fit its own header ({error}); it was altered") from error
     return model.to(device).eval()
-
-
-def _model_file(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    run = Run(path)
-    if not run.finished:
-        _ = run.result  # says what is the matter
-    return path / "model.safetensors"
 
 
 def top_classes(run: str | Path, images: Sequence[str], top: int, device: str | None = None) -> list[dict[str, Any]]:
@@ -174,3 +117,43 @@ def top_classes(run: str | Path, images: Sequence[str], top: int, device: str | 
         }
         for image, row_indices, row in zip(images, indices.tolist(), probabilities.tolist(), strict=True)
     ]
+
+
+def evaluate_run(run: str | Path, data: str | None = None, device: str | None = None) -> dict[str, Any]:
+    """Score a finished run in fp32 on its own test split or that of another data set with (some of) its classes.
+
+    Returns test_error (percent), test_loss, wrong, images, data, and whether the run's own data changed since it was
+    trained. Raises wrn.Error for unfinished or damaged runs and for classes that the network does not know.
+    """
+    execution = choose(device, "fp32")
+    execution.apply()
+    header = weights.header_of(run)
+    model = load(run, execution.device)
+    known = dataset(
+        data or header["data"],
+        image_size=model.image_size,
+        val_fraction=header["val_fraction"] if data is None else 0.0,
+        device=execution.device,
+        preprocess=model.preprocess,
+    )
+    scores = evaluate(execution.place(model.network), _relabelled(known, model.classes), arrange=execution.arrange)
+    return {
+        "test_error": scores.error,
+        "test_loss": scores.loss,
+        "wrong": scores.wrong,
+        "images": scores.count,
+        "data": known.name,
+        "changed_since": data is None and known.fingerprint != header["data_fingerprint"],
+        "precision": "fp32",
+    }
+
+
+def _relabelled(data: Dataset, classes: tuple[str, ...]) -> Split:
+    """The test split with its labels in the order of the network's classes."""
+    if strangers := [name for name in data.classes if name not in classes]:
+        raise Error(
+            f"data set {data.name}: has a class {strangers[0]!r} that the network was not trained on; "
+            f"it knows {', '.join(classes)}"
+        )
+    order = torch.tensor([classes.index(name) for name in data.classes], device=data.test.labels.device)
+    return replace(data.test, labels=order[data.test.labels])

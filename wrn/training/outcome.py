@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from wrn import prediction
+from wrn import weights
 from wrn.data.catalog import label
 from wrn.data.loader import Dataset
 from wrn.display import duration
@@ -53,8 +53,7 @@ def finish(
     """
     run.write_metrics(progress.metrics)
     write_text(run.path / "curves.svg", curves_svg(progress.metrics, f"{recipe.model} on {label(data.name)}"))
-    facts = {"test_error": scores.error, "data_fingerprint": data.fingerprint}
-    write_whole(run.path / "model.safetensors", lambda path: prediction.save(path, network, data, recipe, **facts))
+    write_whole(run.path / "model.safetensors", lambda path: weights.save(path, network, data, recipe, scores.error))
     predictions = {"logits": scores.logits, "labels": data.test.labels.cpu(), "indices": torch.arange(len(data.test))}
     write_whole(run.path / "predictions.safetensors", lambda path: save_file(predictions, path))
 

@@ -1,0 +1,69 @@
+"""The file of a trained network: safetensors, with all that it takes to use it in the header."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wrn.data.loader import Dataset
+from wrn.errors import Error, MissingError
+from wrn.recipes import Recipe
+from wrn.runs import Run
+
+_HEADER = "wrn"
+_NEEDED = {
+    "model", "depth_rule", "dropout", "classes", "image_size", "preprocess", "data", "data_fingerprint", "val_fraction"
+}  # fmt: skip
+
+
+def save(path: Path, network: nn.Module, data: Dataset, recipe: Recipe, test_error: float) -> None:
+    """Write a finished network as safetensors, with what `load` needs in the header. `path` must be a scratch file."""
+    header = {
+        "format": 1,
+        "model": recipe.model,
+        "depth_rule": recipe.depth_rule,
+        "dropout": recipe.dropout,
+        "classes": list(data.classes),
+        "image_size": recipe.image_size,
+        "preprocess": data.preprocess.constants(),
+        "data": recipe.data,
+        "val_fraction": recipe.val_fraction,
+        "data_fingerprint": data.fingerprint,
+        "test_error": test_error,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, path, metadata={_HEADER: json.dumps(header)})
+
+
+def header_of(path: str | Path) -> dict[str, Any]:
+    """The facts in the header of a run's `model.safetensors`, given the run or the file."""
+    file = file_of(path)
+    try:
+        with safe_open(file, "pt") as opened:
+            header = json.loads(opened.metadata()[_HEADER])
+            if missing := _NEEDED - header.keys():
+                raise KeyError(min(missing))
+            return header
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such run or model; give the folder that `wrn train` named") from None
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Error(f"{file}: no model of ours, or damaged ({error}); give a finished run") from error
+
+
+def tensors_of(path: str | Path) -> dict[str, Tensor]:
+    """The network's `state_dict`, given the run or the file."""
+    return load_file(file_of(path))
+
+
+def file_of(path: str | Path) -> Path:
+    """`model.safetensors` of a finished run, or the file itself. Raises wrn.Error for a run that is not finished."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    run = Run(path)
+    if not run.finished:
+        _ = run.result  # says what is the matter
+    return path / "model.safetensors"
