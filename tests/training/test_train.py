@@ -206,6 +206,23 @@ def test_diverging_run_stops_and_says_where(run_wrn, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(finished, tmp_path, monkeypatch):
+    """One batch of the second epoch is poisoned; without it, the run goes on from the first to the same end."""
+    real = Split.batches
+
+    def poisoned(self, recipe, *, seed, epoch, start=0):
+        for step, (images, labels) in enumerate(real(self, recipe, seed=seed, epoch=epoch, start=start)):
+            yield (images * float("inf") if (epoch, step) == (2, 4) else images), labels
+
+    monkeypatch.setattr(Split, "batches", poisoned)
+    with pytest.raises(wrn.Error, match=r"epoch 2, learning rate 0\.02: the loss of step 5 is nan"):
+        wrn.train(finished.recipe, tmp_path / "run", seed=4, device="cpu", quiet=True)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-0001-step-000000"]
+    wrn.train(finished.recipe, tmp_path / "run", seed=4, device="cpu", quiet=True)
+    assert same(weights(tmp_path / "run"), weights(finished.path))
+
+
 @pytest.mark.parametrize("how", ["flipped bit", "truncated", "no json", "json changed"])
 def test_damaged_checkpoint_is_passed_over(tmp_path, how):
     recipe = wrn.recipe("wrn-10-1", data="digits", epochs=3)
