@@ -27,7 +27,7 @@ def create_model(
     Raises ValueError for a name, depth, class count or dropout that makes no sense.
     """
     spec = parse(name, depth_rule)
-    if not 0.0 <= dropout < 1.0:
+    if not (isinstance(dropout, (int, float)) and 0.0 <= dropout < 1.0):
         raise UsageError(f"dropout {dropout}: not a probability in [0, 1); the paper uses 0.3 (CIFAR) and 0.4 (SVHN)")
     if num_classes < 1 or in_channels < 1:
         raise UsageError(f"model {name!r}: needs at least one class and one input channel")
