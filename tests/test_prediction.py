@@ -98,6 +98,11 @@ def test_bad_input(run, scans, run_wrn, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes((run.path / "model.safetensors").read_bytes()[:1000])
+    flipped = tmp_path / "flipped"
+    shutil.copytree(run.path, flipped)
+    content = bytearray((flipped / "model.safetensors").read_bytes())
+    content[-5000] ^= 64
+    (flipped / "model.safetensors").write_bytes(bytes(content))
     for words, code, says in (
         (("predict", run.path), 2, "no pictures named"),
         (("predict", run.path, "nowhere.png"), 1, "no such picture"),
@@ -106,6 +111,7 @@ def test_bad_input(run, scans, run_wrn, tmp_path):
         (("predict", "nowhere", scans[0]), 1, "no such run"),
         (("eval", tmp_path), 1, "not a run"),
         (("eval", damaged), 1, "damaged"),
+        (("eval", flipped), 1, "model.safetensors: damaged"),
         (("eval", run.path, "--device", "cuda:9"), 2, "not on this machine"),
         (("eval", run.path, "--device", "toaster"), 2, "no such device"),
     ):

@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 130/143 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words = [word for word in words if word != "--debug"] or ["--help"]
     try:
         if words[0] == "--version":
             from wrn import __version__

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wrn.data.loader import Dataset
 from wrn.errors import Error, MissingError
+from wrn.files import sha256_of
 from wrn.recipes import Recipe
 from wrn.runs import Run
 
@@ -64,6 +65,10 @@ def file_of(path: str | Path) -> Path:
     if not path.is_dir():
         return path
     run = Run(path)
-    if not run.finished:
-        _ = run.result  # says what is the matter
-    return path / "model.safetensors"
+    recorded = run.result.get("model_sha256")  # raises, saying why, if the run is not finished
+    file = path / "model.safetensors"
+    if not file.exists():
+        raise MissingError(f"{file}: missing; delete {path / 'result.json'} and run the training command again")
+    if recorded is not None and sha256_of(file) != recorded:
+        raise Error(f"{file}: damaged; delete {path / 'result.json'} and run the training command again")
+    return file

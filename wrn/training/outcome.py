@@ -12,7 +12,7 @@ from wrn.data.catalog import label
 from wrn.data.loader import Dataset
 from wrn.display import duration
 from wrn.evaluation import Scores
-from wrn.files import write_json, write_text, write_whole
+from wrn.files import sha256_of, write_json, write_text, write_whole
 from wrn.recipes import Recipe
 from wrn.reporting.curves import curves_svg
 from wrn.runs import Run
@@ -81,6 +81,7 @@ def finish(
             "train_images": len(data.train),
             "test_images": len(data.test),
             "data_fingerprint": data.fingerprint,
+            "model_sha256": sha256_of(run.path / "model.safetensors"),
             "preprocess": data.preprocess.constants(),
             "precision": execution.precision,
             "device": execution.device,

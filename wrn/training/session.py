@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from wrn import runs
 from wrn.data.loader import dataset
@@ -84,6 +85,8 @@ def _explained(error: Exception, execution: Execution) -> Error | None:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")
+    if isinstance(error, SafetensorError):
+        return Error(f"a file cannot be written: {reason}; free some space, then run the same command again")
     if execution.compile and type(error).__module__.startswith("torch._"):
         return Error(f"--compile: {reason}; leave the option out, or install what it names")
     return None
