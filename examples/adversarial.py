@@ -1,7 +1,7 @@
 """Adversarial training (PGD, Madry et al., 2018) of a finished run, through `wrn.load`'s differentiable preprocessing.
 
-    wrn train wrn-16-1 --data digits --out runs/example
-    python examples/adversarial.py runs/example
+    uv run wrn train wrn-16-1 --data digits --out runs/example
+    uv run python examples/adversarial.py runs/example
 
 The attack moves pixels in [0, 1], where its radius has its usual meaning; the preprocessing belongs to the model.
 """

@@ -1,6 +1,6 @@
 """One's own training loop from the parts of `wrn`: the same bits as `wrn train`.
 
-    python examples/own_loop.py --epochs 2
+    uv run python examples/own_loop.py --epochs 2
 
 Copy it, then change what your method changes: the loss, the step, what is trained. It ends by comparing its weights
 with those of `wrn train`.

@@ -1,7 +1,6 @@
 """Shared by all tests: a cache of their own, and a data set of real pictures small enough to train on."""
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -51,6 +50,3 @@ def make_pictures(root: Path, train: int = 12, test: int = 6, classes: tuple[str
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray((of_class[number] * 15.9375).astype("uint8")).save(folder / f"{number:03}.png")
     return root
-
-
-PYTHON = sys.executable

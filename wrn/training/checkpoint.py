@@ -114,8 +114,8 @@ def load_newest(
                 )
         _restore(tensors, model, optimizer)
         return progress, skipped
-    if skipped:
-        raise Error(f"{skipped[-1]}; no other is left: put back a good one, or start over with --fresh")
+    if any(folder.glob("damaged-*")):  # now or at an earlier try
+        raise Error(f"{folder}: every checkpoint is damaged; put back a good one, or start over with --fresh")
     return Progress(), skipped
 
 
