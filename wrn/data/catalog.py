@@ -50,6 +50,18 @@ DATASETS: dict[str, Entry] = {
         std=CIFAR10_STD,
         recipe={"augment": "flip-crop"},
     ),
+    "glyphs-10": Entry(
+        summary="60,000 synthetic 32x32 pictures of digits among distractors, in the spirit of SVHN; made here",
+        reader="wrn.data.glyphs:read",
+        classes=10,
+        recipe={"augment": "none"},
+    ),
+    "glyphs-100": Entry(
+        summary="the same of 100 characters of three alphabets",
+        reader="wrn.data.glyphs:read",
+        classes=100,
+        recipe={"augment": "none"},
+    ),
     "folder": Entry(
         summary="your own pictures: folder:PATH with train/CLASS/* and test/CLASS/*, or a tar of that",
         reader="wrn.data.folder:read",
