@@ -50,3 +50,20 @@ def make_pictures(root: Path, train: int = 12, test: int = 6, classes: tuple[str
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray((of_class[number] * 15.9375).astype("uint8")).save(folder / f"{number:03}.png")
     return root
+
+
+@pytest.fixture
+def www(tmp_path):
+    """A web server on loopback; see tests/serving.py."""
+    from tests.serving import Www
+
+    server = Www(tmp_path / "www")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """A cache of this test's own; returns its folder."""
+    monkeypatch.setenv("WRN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"

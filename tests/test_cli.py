@@ -34,7 +34,7 @@ def test_list(run_wrn):
     assert {row["model"]: row["parameters"] for row in listing["models"]}["wrn-28-10"] == wrn.describe(
         "wrn-28-10"
     ).params
-    assert {row["data"] for row in listing["data"]} >= {"digits", "folder"}
+    assert {row["data"] for row in listing["data"]} >= {"digits", "folder:PATH", "svhn", "imagenet"}
     nesterov = next(row for row in listing["recipes"] if row["field"] == "nesterov")
     assert (nesterov["paper"], nesterov["authors"], nesterov["authors-pytorch"]) == ("yes", "yes", "no")
     assert "reset_momentum" in run_wrn("list", "recipes")[1]

@@ -95,7 +95,7 @@ def test_the_catalogue_decides_augmentation():
         ({"epochs": 2.5}, "not a whole number"),
         ({"epochs": True}, "not a whole number"),
         ({"lr": float("nan")}, "positive"),
-        ({"augment": "mixup"}, "flip-crop, none"),
+        ({"augment": "mixup"}, "flip-crop, v1, imagenet, none"),
         ({"milestones": (0,)}, "counted from 1"),
         ({"momentum": 0.0}, "nesterov"),
         ({"image_size": 4}, "at least 5"),

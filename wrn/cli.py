@@ -2,8 +2,10 @@
 
 import dataclasses
 import json as jsonlib
+import shlex
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from wrn.data.catalog import AUGMENTATIONS, PREPROCESSING, Augment, Preprocess
 from wrn.errors import Error, UsageError, unknown
 from wrn.recipes import RECIPES, Recipe, recipe
 
@@ -44,6 +47,12 @@ Device = Annotated[str | None, _option("where to compute (default: the fastest h
 Precision = Annotated[
     Literal["fp32", "bf16"] | None, _option("arithmetic of training (default: the fastest here)", "fp32|bf16")
 ]
+Root = Annotated[str | None, _option("a folder that has the data set's files already", "FOLDER")]
+Workers = Annotated[int | None, _option("threads or processes that decode pictures (default: all cores)", "INT")]
+DataName = Annotated[Positional[str], _option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")]
+ImageSize = Annotated[int | None, _option("side of the square images (default: the recipe's)", "INT")]
+Prep = Annotated[Preprocess | None, _option("default: the recipe's", "|".join(PREPROCESSING))]
+Aug = Annotated[Augment | None, _option("default: the recipe's", "|".join(AUGMENTATIONS))]
 RunPath = Annotated[Positional[str], _option("a finished run's folder, or its model.safetensors", "RUN")]
 Json = Annotated[bool, _option("print JSON")]
 
@@ -52,13 +61,14 @@ def train(
     model: Annotated[Positional[str | None], _option("such as wrn-28-10; see `wrn list models`", "MODEL")] = None,
     flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
-    data: Annotated[str | None, _option("digits or folder:PATH; see `wrn list data`", "DATA")] = None,
+    data: Annotated[str | None, _option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")] = None,
     recipe_: Annotated[str, arg(name="recipe", metavar="|".join(RECIPES), help="see `wrn list recipes`")] = "paper",
     seed: Annotated[int, arg(help="what every random draw follows from")] = 0,
     device: Device = None,
     precision: Precision = None,
     compile: Annotated[bool, _option("compile the network first (needs a C++ compiler)")] = False,
-    workers: Annotated[int | None, _option("threads that decode pictures (default: all cores)", "INT")] = None,
+    workers: Workers = None,
+    root: Root = None,
     keep_every: Annotated[int | None, _option("keep every so many epochs' checkpoint for good", "EPOCHS")] = None,
     out: Annotated[str | None, _option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
     fresh: Annotated[bool, _option("start over, whatever lies in the run folder")] = False,
@@ -80,6 +90,7 @@ def train(
         precision=precision,
         compile=compile or None,
         workers=workers,
+        root=root,
         keep_every=keep_every,
         fresh=fresh,
     )
@@ -157,8 +168,9 @@ def list_(
 
 
 def info(
-    model: Annotated[Positional[str], _option("such as wrn-28-10", "MODEL")],
+    model: Annotated[Positional[str | None], _option("such as wrn-28-10", "MODEL")] = None,
     *,
+    data: Annotated[str | None, _option("show this data set, as `wrn data info` does", "DATA")] = None,
     num_classes: Annotated[int, arg(help="classes to tell apart")] = 10,
     image_size: Annotated[int, arg(help="side of the images")] = 32,
     in_channels: Annotated[int, arg(help="channels of the images")] = 3,
@@ -168,7 +180,13 @@ def info(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show a network's parameters, multiply-accumulates, layers and activation memory, by group."""
+    """Show a network's parameters, multiply-accumulates, layers and activation memory, by group; or a data set."""
+    if (model is None) == (data is None):
+        raise UsageError("wrn info: name a network or a data set; wrn info wrn-28-10, or wrn info --data cifar10")
+    if data is not None:
+        data_info(data, json=json)
+        return
+    assert model is not None
     from wrn.models.complexity import Complexity, Part, describe
 
     found = describe(
@@ -188,6 +206,99 @@ def info(
     print("MACs and activations (fp32, kept for the backward pass) are for one image.")
 
 
+def data_list(*, json: Json = False) -> None:
+    """List the data sets, and what the paper's recipe does with them."""
+    list_("data", json=json)
+
+
+def data_info(data: DataName, *, json: Json = False) -> None:
+    """Show a data set: sizes, classes, constants, preprocessing, augmentation, and where it lies."""
+    from wrn.listing import data_set
+
+    found = data_set(data)
+    if json:
+        print(jsonlib.dumps(found))
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in found.items():
+        if value is not None and not name.endswith("_is"):
+            table.add_row(name.replace("_", " "), _in_words(value, found.get(f"{name}_is")))
+    _print(table)
+
+
+def data_prepare(
+    data: DataName,
+    *,
+    root: Root = None,
+    url: Annotated[tuple[str, ...], _option("download from here instead; one for each file", "URL [URL ...]")] = (),
+    sha256: Annotated[tuple[str, ...], _option("the SHA-256 of each --url", "HEX [HEX ...]")] = (),
+    image_size: ImageSize = None,
+    val_fraction: Annotated[float | None, _option("share held out, of pictures without a test split", "FLOAT")] = None,
+    preprocess: Prep = None,
+    workers: Workers = None,
+) -> None:
+    """Get a data set, check it and cache it, once; `wrn train` does the same when it needs to."""
+    from wrn.data.loader import dataset
+    from wrn.display import Log
+
+    fields: dict[str, Any] = {"image_size": image_size, "val_fraction": val_fraction, "preprocess": preprocess}
+    found = dataset(data, root=root, url=url, sha256=sha256, workers=workers, log=Log(), **fields)
+    print(
+        f"{data}: {len(found.train):,} + {len(found.test):,} images, {len(found.classes)} classes, ready; "
+        f"wrn train wrn-16-4 --data {shlex.quote(data)}"
+    )
+
+
+def data_show(
+    data: DataName,
+    *,
+    out: Annotated[str | None, _option("the PNG to write (default: NAME.png)", "FILE")] = None,
+    preprocess: Prep = None,
+    augment: Aug = None,
+    image_size: ImageSize = None,
+    val_fraction: Annotated[float | None, _option("share held out, of pictures without a test split", "FLOAT")] = None,
+    rows: Annotated[int, arg(help="how many images")] = 10,
+    seed: Annotated[int, arg(help="which images and draws")] = 0,
+    root: Root = None,
+    workers: Workers = None,
+) -> None:
+    """Write a contact sheet: samples before and after preprocessing and augmentation."""
+    if rows < 1:
+        raise UsageError(f"--rows {rows}: must be at least 1")
+    fields: dict[str, Any] = {
+        "preprocess": preprocess,
+        "augment": augment,
+        "image_size": image_size,
+        "val_fraction": val_fraction,
+    }
+    what = recipe("wrn-16-1", data=data, **fields)
+    from wrn.contact_sheet import contact_sheet
+    from wrn.data.catalog import label
+    from wrn.data.loader import dataset
+    from wrn.display import Log
+
+    path = Path(out or f"{label(data)}.png")
+    contact_sheet(dataset(what, root=root, workers=workers, log=Log()), what, path, rows=rows, seed=seed)
+    print(f"{path}: {rows} images of {data}")
+
+
+def data_() -> None:
+    """List, prepare and show data sets: `wrn data --help`."""
+
+
+def _in_words(value: Any, meaning: str | None = None) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items()) or "the paper's, for CIFAR"
+    if isinstance(value, (list, tuple)):
+        return " ".join(_in_words(each) for each in value)
+    text = f"{value:,}" if type(value) is int else str(value)
+    return f"{text}: {meaning}" if meaning and meaning != text else text
+
+
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for number, column in enumerate(columns):
@@ -202,7 +313,8 @@ def _print(table: Table) -> None:
     console.print(table)
 
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "list": list_, "info": info}
+COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "list": list_, "info": info, "data": data_}
+DATA_COMMANDS = {"list": data_list, "prepare": data_prepare, "info": data_info, "show": data_show}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -216,13 +328,18 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(f"wrn {__version__}")
             return 0
-        if not words[0].startswith("-") and words[0] not in COMMANDS:
-            raise unknown("command", words[0], COMMANDS)
+        commands, program = COMMANDS, "wrn"
+        if words[0] == "data":
+            commands, program, words = DATA_COMMANDS, "wrn data", words[1:] or ["--help"]
+        if not words[0].startswith("-") and words[0] not in commands:
+            raise unknown("command", f"{program} {words[0]}".removeprefix("wrn "), commands)
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,  # type: ignore[arg-type]
-            prog="wrn",
+            commands,  # type: ignore[arg-type]
+            prog=program,
             description="Wide Residual Networks: train, test, use, compare. `wrn train` alone trains on real digits. "
-            "`--debug` shows a failure's traceback.",
+            "`--debug` shows a failure's traceback."
+            if commands is COMMANDS
+            else data_.__doc__,
             args=words,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )

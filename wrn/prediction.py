@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from wrn import weights
 from wrn.data import pictures
+from wrn.data.catalog import entry
 from wrn.data.loader import Dataset, Split, dataset
-from wrn.data.preprocess import MeanStd
+from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate
 from wrn.models.creation import create_model
@@ -25,8 +26,17 @@ from wrn.training.precision import choose, forbid_tf32
 class TrainedModel(nn.Module):
     """A network with its preprocessing: RGB images (N, 3, H, W) in [0, 1] -> logits (N, classes); differentiable."""
 
-    def __init__(self, network: nn.Module, preprocess: MeanStd, classes: Sequence[str], image_size: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Preprocess,
+        classes: Sequence[str],
+        image_size: int,
+        imagenet: bool = False,
+    ) -> None:
+        """`imagenet`: pictures are brought to size as ImageNet's validation pictures are."""
         super().__init__()
+        self.imagenet = imagenet
         self.network = network
         self.preprocess = preprocess
         self.classes = tuple(classes)
@@ -51,30 +61,38 @@ class TrainedModel(nn.Module):
         was_training = self.training
         self.eval()
         probabilities = [
-            self(torch.from_numpy(pixels[start : start + batch_size]).to(device).permute(0, 3, 1, 2) / 255).softmax(1)
+            self(pixels[start : start + batch_size].to(device).permute(0, 3, 1, 2) / 255).softmax(1)
             for start in range(0, len(pixels), batch_size)
         ]
         self.train(was_training)
         return torch.cat(probabilities).cpu() if probabilities else torch.empty(0, len(self.classes))
 
-    def _pixels(self, images: Any) -> np.ndarray:
+    def _pixels(self, images: Any) -> Tensor:
+        """(N, H, W, 3) in 0..255."""
         if isinstance(images, np.ndarray):
             if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
                 raise ValueError(f"images: {images.dtype} {images.shape}; an array must be uint8 (N, H, W, 3)")
-            return np.ascontiguousarray(images)
+            return torch.from_numpy(np.ascontiguousarray(images))
         many = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
         decoded = [self._picture(image) for image in many]
-        return np.stack(decoded) if decoded else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+        return torch.stack(decoded) if decoded else torch.empty(0, self.image_size, self.image_size, 3)
 
-    def _picture(self, image: Any) -> np.ndarray:
+    def _picture(self, image: Any) -> Tensor:
         if isinstance(image, Image.Image):
-            return pictures.to_square(image, self.image_size)
+            return self._brought_to_size(image)
         try:
-            return pictures.decode(Path(image), self.image_size)
+            return pictures.opened(Path(image), self._brought_to_size)
         except FileNotFoundError:
             raise MissingError(f"{image}: no such picture; check the path") from None
         except (Error, OSError) as error:
             raise Error(f"{image}: {error}; give a picture file") from error
+
+    def _brought_to_size(self, image: Image.Image) -> Tensor:
+        if not self.imagenet:
+            return torch.from_numpy(pictures.to_square(image, self.image_size).copy())
+        from wrn.data.imagenet_transforms import rgb, validation
+
+        return validation(rgb(image), self.image_size).permute(1, 2, 0)
 
 
 def load(path: str | Path, device: str = "cpu") -> TrainedModel:
@@ -94,8 +112,11 @@ def load(path: str | Path, device: str = "cpu") -> TrainedModel:
             depth_rule=header["depth_rule"],
         )
         network.load_state_dict(weights.tensors_of(path))
-        preprocess = MeanStd(**header["preprocess"])
-        model = TrainedModel(network, preprocess, header["classes"], header["image_size"])
+        preprocess = weights.preprocess_of(path)
+        streamed = entry(header["data"]).streamed
+        model = TrainedModel(network, preprocess, header["classes"], header["image_size"], streamed)
+    except Error:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise Error(f"{path}: the model does not fit its own header ({error}); it was altered") from error
     return model.to(device).eval()
@@ -134,7 +155,7 @@ def evaluate_run(run: str | Path, data: str | None = None, device: str | None = 
         image_size=model.image_size,
         val_fraction=header["val_fraction"] if data is None else 0.0,
         device=execution.device,
-        preprocess=model.preprocess,
+        fitted=model.preprocess,
     )
     scores = evaluate(execution.place(model.network), _relabelled(known, model.classes), arrange=execution.arrange)
     return {
@@ -156,4 +177,4 @@ def _relabelled(data: Dataset, classes: tuple[str, ...]) -> Split:
             f"it knows {', '.join(classes)}"
         )
     order = torch.tensor([classes.index(name) for name in data.classes], device=data.test.labels.device)
-    return replace(data.test, labels=order[data.test.labels])
+    return replace(data.test, labels=order[data.test.labels])  # type: ignore[type-var]  # both kinds are dataclasses

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from wrn.data.catalog import Augment, entry
+from wrn.data.catalog import Augment, Preprocess, entry
 from wrn.errors import UsageError, unknown
 from wrn.models.names import parse
 
@@ -37,8 +37,15 @@ class Recipe:
     linear_init: Literal["uniform", "normal"] = knob("uniform", "initial classifier: U(+-1/sqrt(n)), or N(0, 2/n)")
     # The data
     image_size: int = knob(32, "side of the square images, in pixels")
-    augment: Augment = knob("flip-crop", "flip-crop: mirror half, reflect-pad 4 and crop; or none")
-    val_fraction: float = knob(0.0, "share of train held out as the test split of a folder that has none")
+    preprocess: Preprocess = knob("meanstd", "the authors' constants or one's own; /255; or GCN and ZCA whitening")
+    augment: Augment = knob(
+        "flip-crop",
+        "mirror half, reflect-pad 4 and crop; v1: one offset a batch; imagenet: scale, aspect, colour",
+    )
+    val: int = knob(0, "training images held out, class by class, to choose the epoch on; 0: the last epoch counts")
+    labels: int | None = knob(None, "how many training images to keep, as many of each class; the others are left out")
+    label_noise: float = knob(0.0, "share of the training images that get a wrong label")
+    val_fraction: float = knob(0.0, "share of train held out as the test split of pictures that have none")
     # The optimisation
     epochs: int = knob(200, "passes over the training set")
     batch_size: int = knob(128, "images a step, over all processes")
@@ -117,7 +124,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def _named(name: str, model: str, data: str) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    return Recipe(recipe=name, model=model, data=data, **{**entry(data).recipe, **RECIPES[name]})
+    return Recipe(recipe=name, model=model, data=data, **{**RECIPES[name], **entry(data).recipe})
 
 
 def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Recipe:
@@ -144,6 +151,9 @@ def _check(recipe: Recipe) -> None:
             raise UsageError(f"recipe field {name}: {getattr(recipe, name)!r} is not {_in_words(kind)}")
     limits = {
         "dropout": (0.0 <= recipe.dropout < 1.0, "a probability in [0, 1)"),
+        "val": (recipe.val >= 0, "zero or more images"),
+        "labels": (recipe.labels is None or recipe.labels >= 1, "at least 1"),
+        "label_noise": (0.0 <= recipe.label_noise < 1.0, "a share in [0, 1)"),
         "val_fraction": (0.0 <= recipe.val_fraction < 1.0, "a share in [0, 1)"),
         "image_size": (
             recipe.image_size >= 5,

@@ -108,9 +108,12 @@ class Run:
             raise Error(f"{self.path / name}: damaged ({error}); start over with --fresh") from None
 
 
+WHITENING = "whitening.safetensors"
+
 FILES = (
     "result.json",
     "model.safetensors",
+    WHITENING,
     "predictions.safetensors",
     "curves.svg",
     "metrics.jsonl",

@@ -8,11 +8,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from wrn.data import whitening
 from wrn.data.loader import Dataset
+from wrn.data.preprocess import MeanStd, Preprocess
 from wrn.errors import Error, MissingError
 from wrn.files import sha256_of
 from wrn.recipes import Recipe
-from wrn.runs import Run
+from wrn.runs import WHITENING, Run
 
 _HEADER = "wrn"
 _NEEDED = {
@@ -57,6 +59,14 @@ def header_of(path: str | Path) -> dict[str, Any]:
 def tensors_of(path: str | Path) -> dict[str, Tensor]:
     """The network's `state_dict`, given the run or the file."""
     return load_file(file_of(path))
+
+
+def preprocess_of(path: str | Path) -> Preprocess:
+    """The preprocessing that the network was trained with: from the header or, if it whitens, from the run's file."""
+    constants = header_of(path)["preprocess"]
+    if "whitening" in constants:
+        return whitening.load(file_of(path).with_name(WHITENING), constants["whitening"])
+    return MeanStd(**constants)
 
 
 def file_of(path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, on the device the images are on; one draw a sample.
+"""Augmentation of a whole batch at once, on the device the images are on.
 
 SPEC 3.1: mirror half of the images, pad 4 by reflection (the edge pixel is not repeated), crop at one of 9 x 9 offsets.
 """
@@ -29,6 +29,17 @@ def draw(count: int, generator: Generator) -> Draws:
     """Independent draws for `count` samples, on the CPU so that they are the same on every device."""
     flip = torch.rand(count, generator=generator) < 0.5
     offset = torch.randint(-PAD, PAD + 1, (count, 2), generator=generator)
+    return Draws(flip, offset)
+
+
+def draw_v1(count: int, batch_size: int, generator: Generator) -> Draws:
+    """As the authors' code did until July 2016: one offset for a whole batch, and exactly half of it mirrored."""
+    flip = torch.zeros(count, dtype=torch.bool)
+    offset = torch.empty(count, 2, dtype=torch.int64)
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        flip[start + torch.randperm(size, generator=generator)[: size // 2]] = True
+        offset[start : start + size] = torch.randint(-PAD, PAD + 1, (2,), generator=generator)
     return Draws(flip, offset)
 
 

@@ -11,21 +11,21 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from wrn.data.arrays import Arrays, Decoded, Progress
-from wrn.errors import UsageError
+from wrn.data.arrays import Arrays, Decoded, Progress, Request
 
 
 class Digits:
     """See the module."""
 
     remarks = ()
+    origin = None
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
 
     @property
     def key(self) -> Mapping[str, Any]:
-        return {"reader": "digits", "version": 1, "image_size": self.image_size, "pillow": PIL.__version__}
+        return {"reader": "digits", "version": 2, "image_size": self.image_size, "pillow": PIL.__version__}
 
     def decode(self, workers: int, progress: Progress) -> Decoded:  # noqa: ARG002  too few to share out
         from sklearn.datasets import load_digits
@@ -47,8 +47,6 @@ class Digits:
         return np.asarray(resized.convert("RGB"))
 
 
-def read(data: str, image_size: int, val_fraction: float) -> Digits:
-    """The source of `digits`. Raises ValueError if a validation share is asked for: the split is fixed."""
-    if val_fraction:
-        raise UsageError(f"--val-fraction: {data} has a test split of its own; leave the option out")
-    return Digits(image_size)
+def read(data: str, request: Request) -> Digits:  # noqa: ARG001
+    """The source of `digits`."""
+    return Digits(request.image_size)

@@ -1,50 +1,166 @@
-"""Files fetched once into the cache and checked against their published hash."""
+"""Files fetched once into the cache and checked against their hash; an interrupted download continues."""
 
 import hashlib
+import shutil
+import time
 import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
-from wrn.data.arrays import Progress
-from wrn.data.cache import cache_dir
-from wrn.errors import Error
-from wrn.files import write_whole
+from wrn.data.arrays import Progress, Request
+from wrn.data.cache import cache_dir, explained, locked
+from wrn.display import say
+from wrn.errors import Error, UsageError
+
+_TRIES = 4  # in a row without a byte gained
+_PIECE = 1 << 20
 
 
-def fetched(url: str, md5: str, progress: Progress) -> Path:
-    """The file behind `url`, from the cache if its MD5 is the published one, else downloaded now.
+@dataclass(frozen=True)
+class Remote:
+    """A file somewhere: its address, and the hash that makes it the right one, "md5:…" or "sha256:…"."""
 
-    Raises wrn.Error if it cannot be had, saying what to put where by hand, or if it is not the published file.
+    url: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return urlsplit(self.url).path.rsplit("/", 1)[-1]
+
+    @property
+    def place(self) -> Path:
+        """Where it is kept. A mirror's file lies apart from the published one, under its hash."""
+        kind, _, value = self.digest.partition(":")
+        folder = cache_dir() / "downloads"
+        return folder / self.name if kind == "md5" else folder / value[:16] / (self.name or "file")
+
+
+def remotes(published: Sequence[Remote], request: Request) -> list[Remote]:
+    """The files to fetch: the published ones, or the mirrors that the user named for each of them, in their order."""
+    if not request.url:
+        return list(published)
+    if len(request.url) != len(published):
+        names = ", ".join(remote.name for remote in published)
+        raise UsageError(f"--url: {len(request.url)} given; give {len(published)}, one for each of {names}")
+    return [Remote(url, f"sha256:{digest.lower()}") for url, digest in zip(request.url, request.sha256, strict=True)]
+
+
+def fetched(remote: Remote, progress: Progress) -> Path:
+    """The file, from the cache if it has the right hash, else downloaded now, from where an earlier try ended.
+
+    Raises wrn.Error if it cannot be had, saying what to put where by hand, or if it is not the right file.
     """
-    path = cache_dir() / "downloads" / url.rsplit("/", 1)[-1]
-    if path.exists() and _md5(path) == md5:
-        return path
-    try:
-        write_whole(path, lambda temporary: _download(url, temporary, progress))
-    except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise Error(f"{url}: cannot be downloaded ({reason}); download it by hand and put it at {path}") from error
-    if _md5(path) != md5:
-        size = path.stat().st_size
-        path.unlink()
-        raise Error(
-            f"{url}: what came ({size:,} bytes) is not the published file (MD5 {md5}); try again later, or "
-            f"get it elsewhere and put it at {path}"
-        )
+    path = remote.place
+    with locked(path, say):
+        if path.exists():
+            if digest_of(path, remote.digest) == remote.digest:
+                return path
+            say(f"{path}: not the right file ({described(path)}); downloading it")
+        part = path.with_name(f"{path.name}.part")
+        continued = part.exists()
+        if not continued or digest_of(part, remote.digest) != remote.digest:
+            _download(remote, part, progress)
+        if digest_of(part, remote.digest) != remote.digest and continued:
+            part.unlink()  # the two ends may belong to different files
+            _download(remote, part, progress)
+        if digest_of(part, remote.digest) != remote.digest:
+            what = described(part)
+            part.unlink()
+            raise Error(
+                f"{remote.url}: what came ({what}) is not the right file ({remote.digest}); try again later, or get it "
+                f"elsewhere and put it at {path}"
+            )
+        part.replace(path)
     return path
 
 
-def _download(url: str, path: Path, progress: Progress) -> None:
-    with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
-        total = int(response.headers.get("Content-Length") or 0)
-        done = 0
-        while chunk := response.read(1 << 20):
-            file.write(chunk)
-            done += len(chunk)
-            progress(f"downloading {path.name}", done, max(total, done))
+def digest_of(source: Path | bytes, like: str) -> str:
+    """The hash of a file or some bytes, of the kind that `like` is: "md5:…" or "sha256:…"."""
+    kind = like.partition(":")[0]
+    digest = hashlib.new(kind, usedforsecurity=kind != "md5")
+    if isinstance(source, bytes):
+        digest.update(source)
+    else:
+        with source.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    return f"{kind}:{digest.hexdigest()}"
 
 
-def _md5(path: Path) -> str:
+def described(path: Path) -> str:
+    """What a file seems to be, for a person who expected another one."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        start = file.read(512).lstrip().lower()
+    page = start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
+    return f"{'an HTML page, ' if page else ''}{path.stat().st_size:,} bytes"
+
+
+class _IncompleteError(Exception):
+    """The connection ended before the file did."""
+
+
+def _download(remote: Remote, part: Path, progress: Progress) -> None:
+    """Bring `part` to its full length, however often the connection breaks, while each try brings something."""
+    tries = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _continue(remote, part, progress)
+            return
+        except (URLError, TimeoutError, ConnectionError, HTTPException, _IncompleteError) as error:
+            gained = (part.stat().st_size if part.exists() else 0) > before
+            tries = 1 if gained else tries + 1
+            refused = isinstance(error, HTTPError) and error.code < 500 and error.code != 429
+            if refused or tries >= _TRIES:
+                reason = f"{error.code} {error.reason}" if isinstance(error, HTTPError) else error
+                reason = getattr(reason, "reason", reason)
+                raise Error(
+                    f"{remote.url}: cannot be downloaded ({reason}); run the same command again to continue, or "
+                    f"download the file by hand and put it at {remote.place}"
+                ) from error
+            time.sleep(0.25 * 2**tries)
+
+
+def _continue(remote: Remote, part: Path, progress: Progress) -> None:
+    """Ask for what is missing of `part` and append it."""
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "wrn"} | ({"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(remote.url, headers=headers), timeout=60)
+    except HTTPError as error:
+        error.close()
+        if error.code != 416 or not done:
+            raise
+        part.unlink()  # as long as the file there or longer, and not it
+        _continue(remote, part, progress)
+        return
+    with response:
+        if response.status != 206:  # the whole file comes
+            done = 0
+        length = _length(response.headers)
+        total = None if length is None else done + length
+        with explained():
+            part.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(part.parent).free
+            if length is not None and length > free:
+                raise OSError(f"{remote.name} takes {length:,} more bytes and {free:,} are free")
+            file = part.open("ab" if done else "wb")
+        with file:
+            while piece := response.read(_PIECE):
+                with explained():
+                    file.write(piece)
+                    file.flush()
+                done += len(piece)
+                progress(f"downloading {remote.name}", done, total or done)
+    if total is not None and done < total:
+        raise _IncompleteError(f"the connection ended after {done:,} of {total:,} bytes")
+
+
+def _length(headers: Message) -> int | None:
+    value = headers.get("Content-Length")
+    return int(value) if value and value.isdigit() else None

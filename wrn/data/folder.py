@@ -16,7 +16,7 @@ import numpy as np
 import PIL
 
 from wrn.data import pictures
-from wrn.data.arrays import Arrays, Decoded, Progress
+from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
 from wrn.errors import Error, MissingError, UsageError
 from wrn.randomness import key
 
@@ -32,6 +32,8 @@ class Picture:
 
 class Folder:
     """A folder or an archive of pictures, listed but not yet decoded."""
+
+    origin = None
 
     def __init__(self, path: Path, image_size: int, val_fraction: float) -> None:
         self.path, self.image_size, self.val_fraction = path, image_size, val_fraction
@@ -49,7 +51,7 @@ class Folder:
     def key(self) -> Mapping[str, Any]:
         listing = hashlib.sha256(repr(sorted(self._stamps.items())).encode()).hexdigest()
         settings = {"path": str(self.path.resolve()), "image_size": self.image_size, "val_fraction": self.val_fraction}
-        return {"reader": "folder", "version": 1, "listing": listing, "pillow": PIL.__version__, **settings}
+        return {"reader": "folder", "version": 2, "listing": listing, "pillow": PIL.__version__, **settings}
 
     def _sort(self, entries: Mapping[str, Any]) -> tuple[list[Picture], list[Picture], tuple[str, ...]]:
         """Pictures by split, in the order of class and name. Raises wrn.Error for what cannot be a data set."""
@@ -116,7 +118,7 @@ class Folder:
 
     def decode(self, workers: int, progress: Progress) -> Decoded:
         place = {picture.name: index for index, picture in enumerate(self.train + self.test)}
-        images = np.empty((len(place), self.image_size, self.image_size, 3), dtype=np.uint8)
+        images = room_for(f"folder:{self.path}", len(place), self.image_size)
         broken: dict[str, str] = {}
 
         def decode_one(name: str, load: Callable[[], bytes | Path]) -> None:
@@ -203,6 +205,6 @@ def _prefix(members: list[tarfile.TarInfo]) -> str:
     return f"{tops.pop()}/" if len(tops) == 1 and not tops & {"train", "test"} else ""
 
 
-def read(data: str, image_size: int, val_fraction: float) -> Folder:
+def read(data: str, request: Request) -> Folder:
     """List the pictures of `folder:PATH`. Raises wrn.Error (see `Folder`) before anything is decoded."""
-    return Folder(Path(data.partition(":")[2]).expanduser(), image_size, val_fraction)
+    return Folder(Path(data.partition(":")[2]).expanduser(), request.image_size, request.val_fraction)

@@ -1,9 +1,9 @@
-"""`glyphs-10`, `glyphs-100`: synthetic 32 x 32 pictures of characters in the spirit of SVHN, made here, never downloaded.
+"""`glyphs-10`, `glyphs-100`: synthetic 32 x 32 pictures of characters in the spirit of SVHN, made here.
 
 A character in one of matplotlib's fonts, in its street: neighbours left and right that are not the answer, a textured,
-unevenly lit background, any colours, size, turn, slant, blur and noise. 50,000 to train on and 10,000 to test, each class
-equally often. The same bits come from the same Pillow and fonts on every machine: randomness is the raw output of a
-counter-based generator, and what is computed from it uses only operations that IEEE 754 rounds exactly.
+unevenly lit background, any colours, size, turn, slant, blur and noise. 50,000 to train on and 10,000 to test, each
+class equally often. The same bits come from the same Pillow and fonts on every machine: nothing is computed with
+operations that IEEE 754 does not round exactly.
 """
 
 import hashlib
@@ -18,10 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, features
 
-from wrn.data.arrays import Arrays, Decoded, Progress
-from wrn.randomness import key
-
-Floats = npt.NDArray[np.float32]
+from wrn.data.arrays import Arrays, Decoded, Progress, Request
+from wrn.randomness import Draws, Floats
 
 DIGITS = "0123456789"
 # What the fonts share and a reader can tell apart without its line: no o beside 0, no l beside I, no x beside X
@@ -49,6 +47,8 @@ class Glyphs:
     """See the module. `classes`: 10 or 100."""
 
     remarks = ()
+    origin = None
+    image_size = SIZE
 
     def __init__(self, classes: int) -> None:
         self.characters = {10: DIGITS, 100: CHARACTERS}[classes]
@@ -69,7 +69,9 @@ class Glyphs:
         count = len(self.characters)
         images = np.empty((TRAIN + TEST, SIZE, SIZE, 3), np.uint8)
         # Each class equally often, in an order of its own in each split
-        labels = np.concatenate([_shuffled(np.arange(n) % count, "labels", count, n) for n in (TRAIN, TEST)])
+        labels = np.concatenate(
+            [Draws("glyphs", "labels", count, n).shuffled(np.arange(n) % count) for n in (TRAIN, TEST)]
+        )
 
         def fill(start: int) -> None:
             part = slice(start, start + _CHUNK)
@@ -80,31 +82,7 @@ class Glyphs:
             for done, _ in enumerate(pool.map(fill, starts), 1):
                 progress(f"drawing glyphs-{count}", done * _CHUNK, len(images))
         train, test = slice(0, TRAIN), slice(TRAIN, None)
-        return Decoded(
-            Arrays(images[train], labels[train]), Arrays(images[test], labels[test]), tuple(self.characters)
-        )
-
-
-class Draws:
-    """Random numbers that follow from a name alone, from the raw bits of Philox, which NumPy promises not to change."""
-
-    def __init__(self, *name: int | str) -> None:
-        self._bits = np.random.Philox(key=key(*name))
-
-    def bits(self, *shape: int) -> npt.NDArray[np.uint64]:
-        return np.asarray(self._bits.random_raw(int(np.prod(shape))), np.uint64).reshape(shape)
-
-    def uniform(self, low: float, high: float, *shape: int) -> Floats:
-        share = (self.bits(*shape) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        return share * np.float32(high - low) + np.float32(low)
-
-    def below(self, limit: int, *shape: int) -> npt.NDArray[np.int64]:
-        return ((self.bits(*shape) >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.int64)
-
-    def noise(self, *shape: int) -> Floats:
-        """Nearly normal, mean 0 and variance 1: sums of four bytes."""
-        sums = self.bits((int(np.prod(shape)) + 1) // 2).view(np.uint8).reshape(-1, 4).sum(1, dtype=np.float32)
-        return ((sums[: int(np.prod(shape))] - np.float32(510)) * np.float32(1 / 147.8)).reshape(shape)
+        return Decoded(Arrays(images[train], labels[train]), Arrays(images[test], labels[test]), tuple(self.characters))
 
 
 @dataclass(frozen=True)
@@ -210,10 +188,6 @@ def _blurred(picture: Floats, share: Floats) -> Floats:
     return picture
 
 
-def _shuffled(values: npt.NDArray[np.int64], *name: int | str) -> npt.NDArray[np.int64]:
-    return values[np.argsort(Draws("glyphs", *name).bits(len(values)), kind="stable")]
-
-
 def _font_paths() -> list[Path]:
     import matplotlib
 
@@ -228,6 +202,6 @@ def _fonts_hash() -> str:
     return digest.hexdigest()
 
 
-def read(data: str, image_size: int, val_fraction: float) -> Glyphs:  # noqa: ARG001
+def read(data: str, request: Request) -> Glyphs:  # noqa: ARG001  there is nothing to ask for
     """The source of `glyphs-10` or `glyphs-100`."""
     return Glyphs(int(data.partition("-")[2]))

@@ -1,122 +1,262 @@
-"""The resident loader: the whole set on the training device as uint8; batches are made there."""
+"""Data sets as training takes them: the resident loader, whole on the training device; batches are made there."""
 
-import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from wrn.data import augment
-from wrn.data.arrays import Arrays, channel_statistics
-from wrn.data.cache import decoded
-from wrn.data.catalog import entry
-from wrn.data.preprocess import MeanStd
+from wrn.data import augment, whitening
+from wrn.data.arrays import Arrays, Progress, Request, Source, channel_statistics
+from wrn.data.cache import Notice, decoded
+from wrn.data.catalog import Entry, entry, label
+from wrn.data.preparation import source_of
+from wrn.data.preprocess import MeanStd, Preprocess, Whitening
+from wrn.data.resize import Resized
+from wrn.data.splits import divide
 from wrn.display import Log, say
 from wrn.errors import Error, UsageError
 from wrn.randomness import key
-from wrn.recipes import Recipe
+from wrn.recipes import Recipe, recipe
+
+
+class Split(Protocol):
+    """Images to train or test on, in batches of preprocessed float32 (N, 3, H, W) and labels int64 (N,)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (M,)."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What lies between pixels in 0..255 and the batches."""
+
+    def __len__(self) -> int: ...
+
+    def steps(self, recipe: Recipe) -> int:
+        """Batches in an epoch."""
+
+    def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented batches of one epoch (counted from 1), from step `start` on.
+
+        Order and augmentation depend on (seed, epoch) and the sample's place alone. Before each batch torch's
+        generators are seeded for that step, so that dropout depends on (seed, epoch, step) alone.
+        """
+
+    def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches as they lie, without augmentation, for evaluation."""
+
+    def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Some images as `wrn.load`'s models take them, RGB in [0, 1], float32 (N, 3, H, W), and their labels (N,)."""
+
+    def views(self, places: Tensor, recipe: Recipe, *, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
+        """Some images to look at: pixels in 0..255, and preprocessed: as they are, then augmented in so many draws."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images uint8 (N, H, W, 3) and labels int64 (N,) on one device, and how to preprocess them."""
+class Resident:
+    """A split in memory: images uint8 (N, H, W, 3) and labels int64 (N,) on one device, and how to preprocess them."""
 
     images: Tensor
     labels: Tensor
-    preprocess: MeanStd
+    preprocess: Preprocess
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def ready(self) -> Tensor:
+        """What augmentation works on, (N, H, W, 3): the pixels or, since whitening comes first (SPEC 3.1), float32."""
+        if not isinstance(self.preprocess, Whitening):
+            return self.images  # mean and std are of channels, so that they may as well come after it
+        parts = [self.preprocess(part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for part in self.images.split(1000)]
+        return torch.cat(parts) if parts else self.images.float()
+
+    def _finished(self, images: Tensor) -> Tensor:
+        """(N, H, W, 3) of `ready` -> what the network takes, in channels_last layout."""
+        images = images.permute(0, 3, 1, 2)
+        return images if isinstance(self.preprocess, Whitening) else self.preprocess(images)
+
     def steps(self, recipe: Recipe) -> int:
-        """Batches in an epoch."""
-        return len(self) // recipe.batch_size if recipe.drop_last else -(-len(self) // recipe.batch_size)
+        return steps(len(self), recipe)
 
     def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented, preprocessed batches of one epoch (counted from 1), from step `start` on.
-
-        Yields images (N, 3, H, W), float32 in channels_last layout, and labels (N,). Order and augmentation depend on
-        (seed, epoch) and the sample's place alone. Before each batch torch's generators are seeded for that step, so
-        that dropout depends on (seed, epoch, step) alone.
-        """
-        device = self.images.device
-        order = torch.randperm(len(self), generator=_generator(seed, epoch, "order")).to(device)
+        """See `Split`; images in channels_last layout. What an epoch needs is made before the first batch."""
+        images, device = self.ready, self.images.device
+        order = order_of(len(self), seed, epoch).to(device)
         draws = None
-        if recipe.augment == "flip-crop":
-            draws = augment.draw(len(self), _generator(seed, epoch, "augment")).to(device)
-        for step in range(start, self.steps(recipe)):
-            part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-            indices = order[part]
-            images = self.images[indices] if draws is None else augment.take(self.images, indices, draws[part])
-            torch.manual_seed(key(seed, epoch, step, "dropout"))
-            yield self.preprocess(images.permute(0, 3, 1, 2)), self.labels[indices]
+        if recipe.augment != "none":
+            generator = _generator(seed, epoch, "augment")
+            if recipe.augment == "v1":
+                draws = augment.draw_v1(len(self), recipe.batch_size, generator).to(device)
+            else:
+                draws = augment.draw(len(self), generator).to(device)
+
+        def made() -> Iterator[tuple[Tensor, Tensor]]:
+            for step in range(start, self.steps(recipe)):
+                part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+                indices = order[part]
+                batch = images[indices] if draws is None else augment.take(images, indices, draws[part])
+                torch.manual_seed(key(seed, epoch, step, "dropout"))
+                yield self._finished(batch), self.labels[indices]
+
+        return made()
+
+    def views(self, places: Tensor, recipe: Recipe, *, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
+        made = [self._finished(self.ready[places])]
+        for number in range(draws if recipe.augment != "none" else 0):
+            generator, count = _generator(seed, number, "show"), len(places)
+            v1 = recipe.augment == "v1"
+            drawn = augment.draw_v1(count, count, generator) if v1 else augment.draw(count, generator)
+            made.append(self._finished(augment.take(self.ready, places, drawn)))
+        return self.images[places].permute(0, 3, 1, 2).float(), made
 
     def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Some images as `wrn.load`'s models take them, RGB in [0, 1], float32 (N, 3, H, W), and their labels (N,)."""
         return self.images[part].permute(0, 3, 1, 2).float() / 255, self.labels[part]
 
     def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Preprocessed batches as they lie, for evaluation; shapes as in `batches`."""
-        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
-            yield self.preprocess(images.permute(0, 3, 1, 2)), labels
+        for images, labels in zip(self.ready.split(batch_size), self.labels.split(batch_size), strict=True):
+            yield self._finished(images), labels
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Both splits on one device, the class names, and the hash of the decoded content."""
+    """The splits, the class names, and the hash of the decoded content. `val`: held out of train, if asked for."""
 
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
     fingerprint: str
+    val: Split | None = None
 
     @property
-    def preprocess(self) -> MeanStd:
-        return self.train.preprocess
+    def preprocess(self) -> Preprocess:
+        return self.test.preprocess
 
 
 def dataset(
-    data: str,
+    data: str | Recipe,
     *,
-    image_size: int = 32,
-    val_fraction: float = 0.0,
+    seed: int = 0,
     device: str | torch.device = "cpu",
     workers: int | None = None,
     log: Log | None = None,
-    preprocess: MeanStd | None = None,
+    root: str | Path | None = None,
+    url: Sequence[str] = (),
+    sha256: Sequence[str] = (),
+    fitted: Preprocess | None = None,
+    **fields: Any,
 ) -> Dataset:
-    """The data set of that name (`digits`, `folder:PATH`), decoded once with `workers` threads, then from the cache.
+    """The data set that a recipe names, or of that name (`digits`, `folder:PATH`), prepared once, then from the cache.
 
-    Normalisation is the catalogue's, else computed from the training split; with `preprocess` given, none is needed.
-    Raises ValueError for names that are none, wrn.Error for data that cannot be used.
+    `fields` are those of a recipe that concern the data: image_size, preprocess, val, labels, label_noise,
+    val_fraction. `seed` decides what is held out, left out and mislabelled. `workers` decode pictures. `root`: a folder
+    that has the files; `url`, `sha256`: where else to download them. `fitted`: the preprocessing of a trained network,
+    instead of the recipe's. Raises ValueError for what makes no sense, wrn.Error for data that cannot be used.
     """
-    known = entry(data)
-    module, function = known.reader.split(":")
-    source = getattr(importlib.import_module(module), function)(data, image_size, val_fraction)
+    wanted = data if isinstance(data, Recipe) else recipe("wrn-16-1", data=data, **fields)
+    known = entry(wanted.data)
+    request = Request(
+        image_size=wanted.image_size,
+        val_fraction=wanted.val_fraction,
+        root=None if root is None else Path(root).expanduser(),
+        url=(url,) if isinstance(url, str) else tuple(url),
+        sha256=(sha256,) if isinstance(sha256, str) else tuple(sha256),
+    )
+    _check(wanted, known, request)
     if workers is not None and workers < 1:
         raise UsageError(f"workers {workers}: must be at least 1")
     workers = workers or os.cpu_count() or 1
-    notice: Callable[[str], None] = say if log is None else log.line
+    notice: Notice = say if log is None else log.line
+    source = source_of(wanted, request)
     for remark in source.remarks:
         notice(remark)
     with (log or Log()).bar() as bar:
-        arrays = decoded(data, source, workers, bar.show, notice)
-    if preprocess is None:
-        if not len(arrays.train.images):
-            raise Error(
-                f"{data}: holds no train/CLASS/ folders; lay the pictures out as train/CLASS/* and test/CLASS/*"
-            )
-        mean, std = (known.mean, known.std) if known.mean and known.std else channel_statistics(arrays.train.images)
-        preprocess = MeanStd(mean, std)
-    preprocess = preprocess.to(device)
+        if known.streamed:
+            from wrn.data.streaming import streamed
 
-    def on_device(split: Arrays) -> Split:
-        return Split(torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device), preprocess)
+            return streamed(wanted, source, seed, torch.device(device), workers, fitted, bar.show, notice)
+        return _resident(wanted, source, seed, torch.device(device), workers, fitted, bar.show, notice)
 
-    return Dataset(data, on_device(arrays.train), on_device(arrays.test), arrays.classes, arrays.fingerprint)
+
+def _resident(
+    wanted: Recipe,
+    source: Source,
+    seed: int,
+    device: torch.device,
+    workers: int,
+    fitted: Preprocess | None,
+    progress: Progress,
+    notice: Notice,
+) -> Dataset:
+    arrays = decoded(wanted.data, source, workers, progress, notice)
+    if source.image_size != wanted.image_size:
+        resized = Resized(wanted.data, arrays, wanted.image_size)
+        arrays = decoded(wanted.data, resized, workers, progress, notice)
+    train, val = arrays.train, None
+    if wanted.val or wanted.labels is not None or wanted.label_noise:
+        parts = divide(train.labels, len(arrays.classes), wanted, seed)
+        if wanted.val:
+            val = Arrays(train.images[parts.val], train.labels[parts.val])
+        train = Arrays(train.images[parts.train], parts.train_labels)
+    preprocess = (fitted or _fit(wanted, train, progress, notice)).to(device)
+
+    def on_device(split: Arrays) -> Resident:
+        images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+        return Resident(images.to(device), labels.to(device), preprocess)
+
+    return Dataset(
+        wanted.data,
+        on_device(train),
+        on_device(arrays.test),
+        arrays.classes,
+        arrays.fingerprint,
+        on_device(val) if val is not None else None,
+    )
+
+
+def _fit(wanted: Recipe, train: Arrays, progress: Progress, notice: Notice) -> Preprocess:
+    """The recipe's preprocessing, fitted where it needs that on exactly the images that are trained on."""
+    known = entry(wanted.data)
+    if not len(train.images):
+        raise Error(f"{wanted.data}: holds nothing to train on; lay pictures out as train/CLASS/* and test/CLASS/*")
+    if wanted.preprocess == "unit":
+        return MeanStd((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+    if wanted.preprocess == "zca":
+        return whitening.fitted(label(wanted.data), train.images, progress, notice)
+    if wanted.preprocess == "meanstd" and known.mean and known.std:
+        return MeanStd(known.mean, known.std)
+    return MeanStd(*channel_statistics(train.images))
+
+
+def _check(wanted: Recipe, known: Entry, request: Request) -> None:
+    """Raise ValueError for what this data set cannot be asked."""
+    name = wanted.data
+    if wanted.val_fraction and not known.takes_path:
+        raise UsageError(f"--val-fraction: {name} has a test split of its own; leave the option out")
+    for option, given in (("root", request.root), ("url", request.url)):
+        if given and option not in known.origins:
+            raise UsageError(f"--{option}: {name} is not had from there; leave the option out")
+    if wanted.augment != "none" and (wanted.augment == "imagenet") != known.streamed:
+        ours = "imagenet or none" if known.streamed else "flip-crop, v1 or none"
+        raise UsageError(f"--augment {wanted.augment}: not possible with {name}; take {ours}")
+    if known.streamed and wanted.preprocess not in ("meanstd", "unit"):
+        raise UsageError(f"--preprocess {wanted.preprocess}: {name} is never whole in memory; take meanstd or unit")
+
+
+def steps(images: int, recipe: Recipe) -> int:
+    """Batches in an epoch of so many images."""
+    return images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
+
+
+def order_of(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch's samples, (count,)."""
+    return torch.randperm(count, generator=_generator(seed, epoch, "order"))
 
 
 def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:

@@ -1,8 +1,10 @@
 """Pictures to uint8 arrays: any size and mode to RGB squares. No torch."""
 
 import contextlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +13,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from wrn.errors import Error
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+T = TypeVar("T")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
     """The picture as RGB (image_size, image_size, 3). Raises wrn.Error if it cannot be read to its last byte."""
+    return opened(source, lambda image: to_square(image, image_size))
+
+
+def opened(source: bytes | Path, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of the picture. Raises wrn.Error if it cannot be read to its last byte."""
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             image.load()
-            return to_square(image, image_size)
+            return use(image)
     except UnidentifiedImageError:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         raise Error("is no picture" if size else "is empty") from None

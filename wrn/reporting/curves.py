@@ -6,7 +6,10 @@ from typing import Any
 
 
 def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
-    """An SVG: training loss dashed (left axis, logarithmic), test error solid (right axis, percent), against epochs."""
+    """An SVG: training loss dashed (left axis, logarithmic), error solid (right axis, percent), against epochs.
+
+    The error is that on the test split or, where there is one, on the validation split.
+    """
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "wrn", "svg.fonttype": "none", "axes.spines.top": False}):
@@ -19,16 +22,18 @@ def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
         epochs = [line["epoch"] for line in metrics]
         marker = "." if len(epochs) < 30 else ""
         loss = [line["train_loss"] for line in metrics]
-        error = [line["test_error"] for line in metrics]
+        judge = "val" if metrics[0].get("val_error") is not None else "test"
+        what = {"val": "validation error", "test": "test error"}[judge]
+        error = [line[f"{judge}_error"] for line in metrics]
         dashed = loss_axis.plot(epochs, loss, "--", color="tab:blue", marker=marker, label="training loss")
-        solid = error_axis.plot(epochs, error, "-", color="tab:red", marker=marker, label="test error")
+        solid = error_axis.plot(epochs, error, "-", color="tab:red", marker=marker, label=what)
         if min(loss) > 0:
             loss_axis.set_yscale("log")
             loss_axis.yaxis.set_major_formatter("{x:g}")
             if max(loss) < 10 * min(loss):  # too few powers of ten to read the axis by
                 loss_axis.yaxis.set_minor_formatter("{x:g}")
         loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
-        error_axis.set(ylabel="test error, % (solid)", ylim=(0, min(100.0, 1.08 * max(error) + 0.1)))
+        error_axis.set(ylabel=f"{what}, % (solid)", ylim=(0, min(100.0, 1.08 * max(error) + 0.1)))
         error_axis.grid(alpha=0.3)
         loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         drops = [b["epoch"] for a, b in pairwise(metrics) if a["lr"] != b["lr"]]

@@ -34,6 +34,12 @@ class Progress:
     total_seconds: float = 0.0  # of the finished epochs
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def selected(self) -> int | None:
+        """The epoch with the lowest validation error so far, the first of equals; None without a validation split."""
+        judged = [line for line in self.metrics if line.get("val_error") is not None]
+        return min(judged, key=lambda line: line["val_error"])["epoch"] if judged else None
+
     def count(self, images: int, loss: float, wrong: int, seconds: float, timed: bool) -> None:
         """Add one step: its mean loss, its wrong answers, its seconds, and whether these count for the rate."""
         self.step += 1
@@ -64,7 +70,9 @@ def save(
     identity: dict[str, Any],
     keep_every: int | None = None,
 ) -> None:
-    """Write one checkpoint into `folder`, then remove all but the newest two and the end of each `keep_every`th epoch.
+    """Write one checkpoint into `folder`, then remove the older ones but for the newest two.
+
+    The end of each `keep_every`th epoch stays too, and that of the epoch selected on a validation split.
 
     `identity` says what may continue from it.
     """
@@ -83,7 +91,8 @@ def save(
 
     write_whole(target, write)
     for epoch, step, old in _newest_first(folder)[KEEP:]:
-        if not (keep_every and step == 0 and epoch % keep_every == 0):
+        stays = step == 0 and (epoch == progress.selected or (keep_every and epoch % keep_every == 0))
+        if not stays:
             shutil.rmtree(old)
 
 
@@ -119,6 +128,19 @@ def load_newest(
     return Progress(), skipped
 
 
+def load_epoch(folder: Path, epoch: int, model: nn.Module) -> None:
+    """Give the network the weights it had after that epoch. Raises wrn.Error if its checkpoint is gone or damaged."""
+    path = folder / f"epoch-{epoch:04}-step-{0:06}"
+    try:
+        _, _, tensors = _read(path)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise Error(
+            f"{path}: the selected epoch's checkpoint is damaged or gone ({error}); put it back, or start over with "
+            "--fresh"
+        ) from error
+    _load(tensors, model)
+
+
 def _tensors(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -129,13 +151,18 @@ def _tensors(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
 
 
 def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.SGD) -> None:
+    _load(tensors, model)
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():  # these share the model's storage; copy_ keeps its layout
-            tensor.copy_(tensors[f"model.{name}"])
         for name, parameter in model.named_parameters():
             if f"momentum.{name}" in tensors:
                 buffer = torch.empty_like(parameter)
                 optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
+
+
+def _load(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():  # these share the model's storage; copy_ keeps its layout
+            tensor.copy_(tensors[f"model.{name}"])
 
 
 def _read(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Tensor]]:

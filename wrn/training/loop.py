@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wrn.data.loader import Dataset
+from wrn.data.preprocess import Whitening
 from wrn.display import Bar, Log
 from wrn.errors import Error
 from wrn.evaluation import evaluate
@@ -46,6 +47,8 @@ class Training:
         self.optimizer = optimizer(self.network, recipe)
         self.stepped = execution.compiled(self.network)  # the same modules and parameters
         self.identity = {"seed": self.seed, "data": self.data.fingerprint}  # the recipe was compared already
+        if isinstance(self.data.preprocess, Whitening):
+            self.identity["whitening"] = self.data.preprocess.digest
         progress, damaged = checkpoint.load_newest(self.checkpoints, self.network, self.optimizer, self.identity)
         for line in [outcome.first_line(recipe, self.run, self.seed, self.data, execution, progress), *damaged]:
             self.log.line(line)
@@ -58,15 +61,18 @@ class Training:
                     set_lr(self.optimizer, recipe.lr_at(epoch))
                 self.train_epoch(epoch, progress, bar)
                 clock = time.perf_counter()
-                scores = evaluate(self.network, self.data.test, execution.autocast, execution.arrange)
+                judge = "test" if self.data.val is None else "val"
+                scores = evaluate(self.network, self.data.val or self.data.test, execution.autocast, execution.arrange)
                 if not math.isfinite(scores.loss):
-                    raise self.not_finite(epoch, "test loss", scores.loss)
+                    raise self.not_finite(epoch, f"{judge} loss", scores.loss)
                 seconds = progress.wall_seconds + time.perf_counter() - clock
-                metrics = outcome.metrics_line(recipe, epoch, progress, scores, execution, seconds)
+                metrics = outcome.metrics_line(recipe, epoch, progress, judge, scores, execution, seconds)
                 progress = progress.after_epoch(metrics)
                 self.log.line(outcome.epoch_line(recipe, progress.metrics, progress.total_seconds))
                 self.save(progress)
                 self.run.write_metrics(progress.metrics)
+        if progress.selected is not None:
+            checkpoint.load_epoch(self.checkpoints, progress.selected, self.network)
         # The reported error is taken in fp32, whatever the run trained in
         scores = evaluate(self.network, self.data.test, execution.exact().autocast, execution.arrange)
         outcome.finish(self.run, recipe, self.network, self.data, execution, progress, scores)
@@ -77,8 +83,9 @@ class Training:
         """The steps of one epoch that are not done yet."""
         recipe, steps = self.recipe, self.data.train.steps(self.recipe)
         self.network.train()
+        batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
         clock = time.perf_counter()
-        for images, labels in self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step):
+        for images, labels in batches:
             with self.execution.autocast():
                 logits = self.stepped(self.execution.arrange(images))
             loss = F.cross_entropy(logits.float(), labels)

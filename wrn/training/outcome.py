@@ -21,17 +21,22 @@ from wrn.training.precision import Execution, peak_memory
 
 
 def metrics_line(
-    recipe: Recipe, epoch: int, progress: Progress, scores: Scores, how: Execution, seconds: float
+    recipe: Recipe, epoch: int, progress: Progress, judge: str, scores: Scores, how: Execution, seconds: float
 ) -> dict[str, Any]:
-    """A line of `metrics.jsonl`. `images_per_second` counts training alone; `seconds` the whole epoch."""
+    """A line of `metrics.jsonl`. `images_per_second` counts training alone; `seconds` the whole epoch.
+
+    `judge`: the split that `scores` are of, "test" or "val"; with a validation split nothing is known of the test set.
+    """
     return {
         "epoch": epoch,
         "lr": recipe.lr_at(epoch),
         "train_loss": progress.loss_sum / progress.images,
         "train_error": 100 * progress.wrong / progress.images,
-        "test_loss": scores.loss,
-        "test_error": scores.error,
-        "test_precision": how.precision,
+        "test_loss": None,
+        "test_error": None,
+        f"{judge}_loss": scores.loss,
+        f"{judge}_error": scores.error,
+        f"{judge}_precision": how.precision,
         "images_per_second": round(progress.rate, 1) if progress.seconds else None,
         "seconds": round(seconds, 3),
         "peak_memory": peak_memory(how.device),
@@ -49,7 +54,7 @@ def finish(
 ) -> None:
     """Write all that a finished run holds, `result.json` last: with it the run is finished.
 
-    `scores` are those of the last epoch's network in fp32; the epochs' own are in the precision of the run.
+    `scores` are those of the reported network in fp32; the epochs' own are in the precision of the run.
     """
     run.write_metrics(progress.metrics)
     write_text(run.path / "curves.svg", curves_svg(progress.metrics, f"{recipe.model} on {label(data.name)}"))
@@ -58,7 +63,6 @@ def finish(
     write_whole(run.path / "predictions.safetensors", lambda path: save_file(predictions, path))
 
     last = progress.metrics[-1]
-    best = min(progress.metrics, key=lambda line: line["test_error"])
     rates = sorted(line["images_per_second"] for line in progress.metrics if line["images_per_second"])
     peaks = [line["peak_memory"] for line in progress.metrics if line["peak_memory"]]
     write_json(
@@ -71,9 +75,7 @@ def finish(
             "seed": run.seed,
             "epochs": recipe.epochs,
             "test_error": scores.error,
-            "test_error_is": "of the last epoch, in fp32",
-            "best_test_error": best["test_error"],
-            "best_test_error_is": f"chosen on the test set: epoch {best['epoch']}, in {best['test_precision']}",
+            **_what_it_is(progress, data),
             "test_loss": scores.loss,
             "train_loss": last["train_loss"],
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -92,16 +94,38 @@ def finish(
     )
 
 
+def _what_it_is(progress: Progress, data: Dataset) -> dict[str, Any]:
+    """Which epoch's network is reported, who chose it, and what the best on the test set would have been."""
+    if data.val is not None:
+        chosen = next(line for line in progress.metrics if line["epoch"] == progress.selected)
+        return {
+            "test_error_is": f"of epoch {chosen['epoch']}, chosen on {len(data.val):,} validation images, in fp32",
+            "best_test_error": None,
+            "best_test_error_is": "not known: the test set was used once",
+            "selected_epoch": chosen["epoch"],
+            "val_error": chosen["val_error"],
+            "val_images": len(data.val),
+        }
+    best = min(progress.metrics, key=lambda line: line["test_error"])
+    return {
+        "test_error_is": "of the last epoch, in fp32",
+        "best_test_error": best["test_error"],
+        "best_test_error_is": f"chosen on the test set: epoch {best['epoch']}, in {best['test_precision']}",
+    }
+
+
 def first_line(recipe: Recipe, run: Run, seed: int, data: Dataset, execution: Execution, progress: Progress) -> str:
     """What begins, on what, how, where; and how it differs from the recipe it is named after."""
     begun = f"continuing after epoch {progress.epoch}" if progress.epoch or progress.step else "training"
     if progress.step:
-        begun += f", step {progress.step}:"
+        begun += f", step {progress.step}"
+    begun += ":" if progress.epoch or progress.step else ""
     changes = ", ".join(f"{name} {change['here']}" for name, change in recipe.deviations().items())
     named = f"{recipe.recipe} but {changes}" if changes else recipe.recipe
+    held_out = f" + {len(data.val):,} to validate" if data.val is not None else ""
     return (
-        f"{begun} {recipe.model} on {recipe.data} ({len(data.train):,} + {len(data.test):,} images, "
-        f"{len(data.classes)} classes, augment {recipe.augment}); recipe {named}; seed {seed}; "
+        f"{begun} {recipe.model} on {recipe.data} ({len(data.train):,}{held_out} + {len(data.test):,} images, "
+        f"{len(data.classes)} classes, {recipe.preprocess}, augment {recipe.augment}); recipe {named}; seed {seed}; "
         f"{execution.in_words()}; in {run.path}"
     )
 
@@ -117,10 +141,11 @@ def epoch_line(recipe: Recipe, metrics: list[dict[str, Any]], total_seconds: flo
     line = metrics[-1]
     left = total_seconds / len(metrics) * (recipe.epochs - len(metrics))
     rate = f"{line['images_per_second']:,.0f} images/s" if line["images_per_second"] else "(compiled)"
+    judge = "val" if line.get("val_error") is not None else "test"
     return (
         f"epoch {line['epoch']:>{len(str(recipe.epochs))}}/{recipe.epochs}  lr {line['lr']:<6g}  "
         f"train loss {line['train_loss']:.4f} error {line['train_error']:5.2f}%  "
-        f"test loss {line['test_loss']:.4f} error {line['test_error']:5.2f}%  {rate}  {duration(left)} left"
+        f"{judge} loss {line[f'{judge}_loss']:.4f} error {line[f'{judge}_error']:5.2f}%  {rate}  {duration(left)} left"
     )
 
 
@@ -129,7 +154,8 @@ def summary(run: Run) -> str:
     result = run.result
     rate = f"{result['images_per_second']:,.0f} training images/s (median epoch)" if result["images_per_second"] else ""
     memory = f"peak memory {result['peak_memory'] / 2**30:.2f} GiB" if result["peak_memory"] else ""
-    best = f"best test error {result['best_test_error']:.2f}% ({result['best_test_error_is']})"
+    best = result["best_test_error"]
+    best = None if best is None else f"best test error {best:.2f}% ({result['best_test_error_is']})"
     return "; ".join(part for part in (duration(result["seconds"]), rate, memory, best) if part)
 
 

@@ -1,15 +1,18 @@
 """`wrn.train`: what must be settled before the loop runs, and what is said when it fails."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from wrn import runs
+from wrn.data import whitening
 from wrn.data.loader import dataset
+from wrn.data.preprocess import Whitening
 from wrn.display import Log
 from wrn.errors import Error, UsageError
-from wrn.files import write_json
+from wrn.files import write_json, write_whole
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import outcome
@@ -27,6 +30,7 @@ def train(
     precision: str | None = None,
     compile: bool | None = None,
     workers: int | None = None,
+    root: str | Path | None = None,
     keep_every: int | None = None,
     fresh: bool = False,
     quiet: bool = False,
@@ -35,7 +39,8 @@ def train(
 
     `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16") and
     `compile` are chosen once and kept when the run continues. On the CPU the result is a function of recipe, seed and
-    these. `keep_every` keeps the checkpoint of every so many epochs for good.
+    these. `workers` decode pictures; `root` is a folder that has the data set's files.
+    `keep_every` keeps the checkpoint of every so many epochs for good.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
@@ -50,14 +55,8 @@ def train(
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     begun = not fresh and (run.path / "env.json").exists()
     execution = recorded(run.env["execution"]) if begun else choose(device, precision, bool(compile))
-    data = dataset(
-        recipe.data,
-        image_size=recipe.image_size,
-        val_fraction=recipe.val_fraction,
-        device=execution.device,
-        workers=workers,
-        log=log,
-    )
+    stored = _stored_whitening(run, log) if begun else None
+    data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=stored)
     if data.train.steps(recipe) == 0:
         raise Error(
             f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves "
@@ -66,6 +65,8 @@ def train(
     run.begin(recipe, seed, fresh)
     if not begun:
         write_json(run.path / "env.json", runs.environment(execution.to_dict()))
+    if isinstance(data.preprocess, Whitening) and stored is None:
+        write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
     with log.copied_to(run.path / "train.log"), interruption() as interrupt:
         try:
             Training(recipe, run, seed, data, execution, log, interrupt, keep_every).run_all()
@@ -76,6 +77,17 @@ def train(
                 raise
             raise explained from error
     return run
+
+
+def _stored_whitening(run: Run, log: Log) -> Whitening | None:
+    """The whitening that the run began with. A damaged one is fitted again; checkpoints tell if that is the same."""
+    if not (run.path / runs.WHITENING).exists():
+        return None
+    try:
+        return whitening.load(run.path / runs.WHITENING)
+    except Error as error:
+        log.line(f"{error}; fitting it again")
+        return None
 
 
 def _explained(error: Exception, execution: Execution) -> Error | None:

@@ -1,0 +1,55 @@
+"""Finding the source of a data set, and what is known of its prepared copy. No torch."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wrn.data.arrays import Request, channel_statistics
+from wrn.data.cache import folder_of, kept
+from wrn.data.catalog import entry
+from wrn.errors import Error
+from wrn.recipes import Recipe
+
+
+def source_of(wanted: Recipe, request: Request) -> Any:
+    """What the reader of the recipe's data set finds: a `Source`, or for a streamed set its lister."""
+    module, function = entry(wanted.data).reader.split(":")
+    return getattr(importlib.import_module(module), function)(wanted.data, request)
+
+
+def prepared(wanted: Recipe) -> dict[str, Any]:
+    """Where the prepared copy lies and what it holds, or what brings it there. Nothing is prepared by this."""
+    known = entry(wanted.data)
+    request = Request(image_size=wanted.image_size, val_fraction=wanted.val_fraction)
+    source = source_of(wanted, request)
+    folder = folder_of("data", wanted.data, source.key)
+    if not (folder / "info.json").exists():
+        return {"prepared": False, "lies_in": None, "prepare_with": f"wrn data prepare {wanted.data}"}
+    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = {
+        "prepared": True,
+        "lies_in": info["origin"]["root"] if known.streamed else str(folder),
+        "bytes": sum(file.stat().st_size for file in Path(folder).iterdir()),
+        "origin": info["origin"].get("where"),
+        "classes": len(info["classes"]),
+        "class_names": info["classes"],
+    }
+    if known.streamed:
+        return found
+
+    def gone() -> NoReturn:
+        raise Error(f"{folder}: was damaged and is removed; run wrn data prepare {wanted.data}")
+
+    arrays = kept("data", wanted.data, source.key, gone, _unheard).arrays
+    mean, std = channel_statistics(arrays["train_images"])
+    return found | {
+        "train_images": len(arrays["train_labels"]),
+        "test_images": len(arrays["test_labels"]),
+        "own_mean": [round(value, 3) for value in mean],
+        "own_std": [round(value, 3) for value in std],
+    }
+
+
+def _unheard(line: str) -> None:
+    pass
