@@ -72,7 +72,7 @@ def svhn_file(path: Path, count: int, seed=0, **changes):
 
     draws = np.random.default_rng(seed)
     content = {
-        "X": draws.integers(0, 256, (32, 32, 3, count), np.uint8),
+        "X": changes["X"] if "X" in changes else draws.integers(0, 256, (32, 32, 3, count), np.uint8),
         "y": (np.arange(count)[:, None] % 10 + 1).astype(np.uint8),
     } | changes
     savemat(path, {name: value for name, value in content.items() if value is not None}, do_compression=True)
@@ -84,12 +84,14 @@ def imagenet_ids(count=1000):
 
 
 def imagenet_folder(root: Path, classes=1000, train=1, val=1, size=40, flat=False):
-    """train/<id>/*.JPEG and val/<id>/*.JPEG, or val/ flat with the devkit beside it; returns the ids in order."""
+    """train/<id>/*.JPEG and val/<id>/*.JPEG, or val/ flat with the devkit beside it; returns the ids in order.
+
+    Flat, picture number i (from 1) shows class (i - 1) * 7 % classes.
+    """
     from PIL import Image
     from scipy.io import savemat
 
     ids = imagenet_ids(classes)
-    truth = []
 
     def picture(path: Path, label: int, number: int):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,18 +104,21 @@ def imagenet_folder(root: Path, classes=1000, train=1, val=1, size=40, flat=Fals
         for number in range(0 if flat else val):
             picture(root / "val" / name / f"ILSVRC2012_val_{label * val + number + 1:08}.JPEG", label, number)
     if flat:
-        # Its class numbers are in an order of their own, and inner nodes of WordNet follow the leaves
-        order = np.random.default_rng(0).permutation(classes)
-        number_of = {label: int(place) + 1 for place, label in enumerate(order)}
-        for index in range(classes * val):
-            label = index * 7 % classes
-            truth.append(number_of[label])
+        labels = [index * 7 % classes for index in range(classes * val)]
+        for index, label in enumerate(labels):
             picture(root / "val" / f"ILSVRC2012_val_{index + 1:08}.JPEG", label, index)
-        kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
-        rows = [(number_of[label], ids[label], f"thing {label}", "a thing", 0) for label in order]
-        rows += [(classes + 1, "n00001740", "entity", "that which is", 3)]
+        # Its class numbers are in an order of their own, and inner nodes of WordNet follow the leaves
+        order = np.random.default_rng(0).permutation(classes).tolist()
+        fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height")
+        kinds = [(name, "O") for name in (*fields, "num_train_images")]
+        none = np.empty(0, np.uint8)
+        rows = [
+            (number, ids[label], f"thing {label}", "a thing", 0, none, 0, 1300) for number, label in enumerate(order, 1)
+        ]
+        rows += [(classes + 1, "n00001740", "entity", "that which is", 2, np.array([1.0, 2.0]), 1, 0)]
         data = root / "ILSVRC2012_devkit_t12" / "data"
         data.mkdir(parents=True)
-        savemat(data / "meta.mat", {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
-        (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{line}\n" for line in truth))
+        savemat(data / "meta.mat", {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)}, do_compression=True)
+        truth = "".join(f"{order.index(label) + 1}\n" for label in labels)
+        (data / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
     return ids

@@ -1,6 +1,8 @@
 """A real HTTP server on loopback, which can misbehave as real ones do."""
 
 import http.server
+import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,8 @@ class Www:
         self.folder = folder
         self.asked: list[tuple[str, str | None]] = []
         self.breaks_after: int | None = None  # bytes of an answer, whereupon the connection ends
+        self.resets = False  # it then ends with a reset
+        self.claims: int | None = None  # another length than what is sent has
         self.ignores_ranges = False
         self.fails = 0  # so many answers are 503
         self.bytes_per_second: float | None = None
@@ -54,7 +58,7 @@ class Www:
             request.send_error(416)
             return
         request.send_response(206 if start else 200)
-        request.send_header("Content-Length", str(len(content) - start))
+        request.send_header("Content-Length", str(self.claims or len(content) - start))
         if start:
             request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         request.end_headers()
@@ -69,4 +73,8 @@ class Www:
                     request.wfile.flush()
                     time.sleep(len(piece) / self.bytes_per_second)
         except OSError:  # the other side has gone
-            pass
+            return
+        if self.resets:
+            request.wfile.flush()
+            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            socket.close(request.connection.detach())

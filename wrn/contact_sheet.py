@@ -6,12 +6,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from wrn.data.catalog import label
 from wrn.data.loader import Dataset
 from wrn.files import write_whole
 from wrn.randomness import Draws
 from wrn.recipes import Recipe
 
-_CELL, _GAP, _NAMES, _HEAD = 96, 6, 120, 34  # pixels; the names' column and the heading's row
+_CELL, _GAP, _NAMES, _HEAD = 96, 6, 120, 60  # pixels; the names' column and the heading's rows
 
 
 def contact_sheet(data: Dataset, recipe: Recipe, path: Path, *, rows: int = 10, draws: int = 5, seed: int = 0) -> None:
@@ -28,30 +29,37 @@ def contact_sheet(data: Dataset, recipe: Recipe, path: Path, *, rows: int = 10, 
 
     width = _NAMES + len(columns) * (_CELL + _GAP) + _GAP
     sheet = Image.new("RGB", (width, _HEAD + len(places) * (_CELL + _GAP)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    title = f"{recipe.data}: preprocess {recipe.preprocess}, augment {recipe.augment}, seed {seed}"
-    pen.text((_GAP, 2), title, "black", font)
+    pen, small, font = ImageDraw.Draw(sheet), _font(11), _font(14)
+    pen.text((_GAP, 4), label(recipe.data), "black", font)
+    pen.text((_GAP, 23), f"preprocess {recipe.preprocess}, augment {recipe.augment}, seed {seed}", "dimgray", small)
     for column, heading in enumerate(headings):
-        pen.text((_NAMES + column * (_CELL + _GAP), _HEAD - 16), heading, "dimgray", ImageFont.load_default(12))
+        pen.text((_NAMES + column * (_CELL + _GAP), _HEAD - 16), heading, "dimgray", small)
     for row, place in enumerate(places.tolist()):
         top = _HEAD + row * (_CELL + _GAP)
         name = data.classes[int(data.train.labels[place])]
         pen.text((_GAP, top + _CELL // 2 - 14), name[:15], "black", font)
-        pen.text((_GAP, top + _CELL // 2 + 4), f"number {place:,}", "dimgray", ImageFont.load_default(11))
+        pen.text((_GAP, top + _CELL // 2 + 4), f"number {place:,}", "dimgray", small)
         for column, images in enumerate(columns):
             sheet.paste(_picture(images[row]), (_NAMES + column * (_CELL + _GAP), top))
     write_whole(path, lambda temporary: sheet.save(temporary, "PNG"))
+
+
+def _font(points: int) -> ImageFont.FreeTypeFont:
+    """One that has the characters of all classes."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", points)
 
 
 def _chosen(data: Dataset, rows: int, seed: int) -> Tensor:
     """Places of training images, of as many different classes as there are rows for."""
     labels = data.train.labels.cpu().numpy()
     order = Draws("show", seed).shuffled(torch.arange(len(labels)).numpy())
-    classes = sorted(set(labels.tolist()), key=lambda label: int(Draws("show", seed, label).bits(1)[0]))
+    classes = sorted(set(labels.tolist()), key=lambda index: int(Draws("show", seed, index).bits(1)[0]))
     found: list[int] = []
     while len(found) < min(rows, len(labels)):
-        for label in classes[: rows - len(found)]:
-            found += next(([int(place)] for place in order if labels[place] == label and place not in found), [])
+        for index in classes[: rows - len(found)]:
+            found += next(([int(place)] for place in order if labels[place] == index and place not in found), [])
     return torch.tensor(sorted(found, key=lambda place: (int(labels[place]), place)))
 
 

@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import wrn
+from wrn.randomness import key
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,43 @@ def test_labels_stay_with_their_images(digits):
     for image, label in zip(images[:20], labels[:20], strict=True):
         places = (whole == image).flatten(1).all(1).nonzero().flatten()
         assert label in digits.train.labels[places]
+
+
+def v1_batches(**fields):
+    recipe_ = recipe(augment="v1", batch_size=64, **fields)
+    data = wrn.dataset(recipe_)
+    for images, labels in data.train.batches(recipe_, seed=0, epoch=1):
+        yield data, images, labels
+
+
+def test_v1_draws_one_offset_a_batch_and_mirrors_exactly_half():
+    """Found out from the batch alone: of the 81 offsets, those that all of its images can have been cropped at."""
+    data, images, _ = next(v1_batches())
+    order = torch.randperm(1442, generator=torch.Generator().manual_seed(key(0, 1, "order")))[:64]
+    pixels = data.preprocess(data.train.images[order].permute(0, 3, 1, 2))
+    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4), mode="reflect")
+    common, mirrored = [], []
+    for top in range(9):
+        for left in range(9):
+            plain = padded[:, :, top : top + 32, left : left + 32]
+            is_plain = (plain == images).flatten(1).all(1)
+            turned = padded.flip(3)[:, :, top : top + 32, left : left + 32]
+            is_turned = (turned == images).flatten(1).all(1)
+            if (is_plain | is_turned).all():
+                common.append((top, left))
+                mirrored.append((is_turned & ~is_plain).sum().item())
+    assert common, "no offset is that of the whole batch"
+    assert 32 in mirrored
+
+
+def test_v1_changes_its_offset_from_batch_to_batch():
+    from wrn.data.augment import draw_v1
+
+    draws = draw_v1(1442, 64, torch.Generator().manual_seed(0))
+    batches = list(zip(draws.offset.split(64), draws.flip.split(64), strict=True))
+    assert all((offset == offset[0]).all() and flip.sum() == len(flip) // 2 for offset, flip in batches)
+    assert len({tuple(offset[0].tolist()) for offset, _ in batches}) > 10
+    assert len({tuple(flip.tolist()) for _, flip in batches}) == len(batches)
+    offsets = torch.cat([draw_v1(81 * 640, 1, torch.Generator().manual_seed(1)).offset])
+    counts = torch.bincount((offsets[:, 0] + 4) * 9 + offsets[:, 1] + 4, minlength=81)
+    assert ((counts - 640) ** 2 / 640).sum() < 124.8  # chi-square, 80 degrees of freedom, 0.1%

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import wrn
-from wrn.data.loader import Split
+from wrn.data.loader import Resident
 from wrn.training import checkpoint
 
 FAST = ("train", "wrn-10-1", "--data", "digits", "--device", "cpu")
@@ -108,13 +108,13 @@ def test_interrupted_in_the_middle_of_an_epoch_then_continued_to_the_same_bits(f
     # Slowed down by a wrapper, so that the signal meets the middle of the second epoch
     slow = f"""
 import sys, time
-from wrn.data.loader import Split
-whole = Split.batches
+from wrn.data.loader import Resident
+whole = Resident.batches
 def batches(self, *a, **k):
     for batch in whole(self, *a, **k):
         time.sleep(0.25)
         yield batch
-Split.batches = batches
+Resident.batches = batches
 from wrn.cli import main
 sys.exit(main({command[3:]!r}))
 """
@@ -208,13 +208,13 @@ def test_diverging_run_stops_and_says_where(run_wrn, tmp_path):
 
 def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(finished, tmp_path, monkeypatch):
     """One batch of the second epoch is poisoned; without it, the run goes on from the first to the same end."""
-    real = Split.batches
+    real = Resident.batches
 
     def poisoned(self, recipe, *, seed, epoch, start=0):
         for step, (images, labels) in enumerate(real(self, recipe, seed=seed, epoch=epoch, start=start)):
             yield (images * float("inf") if (epoch, step) == (2, 4) else images), labels
 
-    monkeypatch.setattr(Split, "batches", poisoned)
+    monkeypatch.setattr(Resident, "batches", poisoned)
     with pytest.raises(wrn.Error, match=r"epoch 2, learning rate 0\.02: the loss of step 5 is nan"):
         wrn.train(finished.recipe, tmp_path / "run", seed=4, device="cpu", quiet=True)
     monkeypatch.undo()
@@ -329,7 +329,7 @@ def test_interrupted_at_any_step_momentum_reset_included(tmp_path, monkeypatch, 
     if key not in _WHOLE:
         _WHOLE[key] = weights(wrn.train(recipe, tmp_path / "whole", device="cpu", quiet=True).path)
     made = 0
-    real = Split.batches
+    real = Resident.batches
 
     def batches(*arguments, **options):
         nonlocal made
@@ -339,7 +339,7 @@ def test_interrupted_at_any_step_momentum_reset_included(tmp_path, monkeypatch, 
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 
-    monkeypatch.setattr(Split, "batches", batches)
+    monkeypatch.setattr(Resident, "batches", batches)
     with pytest.raises(KeyboardInterrupt):
         wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
     monkeypatch.undo()

@@ -1,15 +1,16 @@
 """Files fetched once into the cache and checked against their hash; an interrupted download continues."""
 
 import hashlib
+import re
 import shutil
 import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from wrn.data.arrays import Progress, Request
@@ -18,7 +19,8 @@ from wrn.display import say
 from wrn.errors import Error, UsageError
 
 _TRIES = 4  # in a row without a byte gained
-_PIECE = 1 << 20
+_WAIT = 0.5  # seconds before the second; before the third twice that, and so on
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,15 @@ class Remote:
 
     @property
     def name(self) -> str:
-        return urlsplit(self.url).path.rsplit("/", 1)[-1]
+        """The last part of the address, as a file can be called anywhere."""
+        return re.sub(r"[^\w.-]+", "-", urlsplit(self.url).path.rsplit("/", 1)[-1])[-100:].strip(".") or "file"
 
     @property
     def place(self) -> Path:
         """Where it is kept. A mirror's file lies apart from the published one, under its hash."""
         kind, _, value = self.digest.partition(":")
         folder = cache_dir() / "downloads"
-        return folder / self.name if kind == "md5" else folder / value[:16] / (self.name or "file")
+        return folder / self.name if kind == "md5" else folder / value[:16] / self.name
 
 
 def remotes(published: Sequence[Remote], request: Request) -> list[Remote]:
@@ -56,25 +59,29 @@ def fetched(remote: Remote, progress: Progress) -> Path:
     Raises wrn.Error if it cannot be had, saying what to put where by hand, or if it is not the right file.
     """
     path = remote.place
+    part = path.with_name(f"{path.name}.part")
+
+    def is_right(file: Path) -> bool:
+        return digest_of(file, remote.digest) == remote.digest
+
     with locked(path, say):
         if path.exists():
-            if digest_of(path, remote.digest) == remote.digest:
+            if is_right(path):
                 return path
             say(f"{path}: not the right file ({described(path)}); downloading it")
-        part = path.with_name(f"{path.name}.part")
-        continued = part.exists()
-        if not continued or digest_of(part, remote.digest) != remote.digest:
+        if part.exists() and not is_right(part):
             _download(remote, part, progress)
-        if digest_of(part, remote.digest) != remote.digest and continued:
-            part.unlink()  # the two ends may belong to different files
+            if not is_right(part):
+                part.unlink()  # its two ends may belong to different files
+        if not part.exists():
             _download(remote, part, progress)
-        if digest_of(part, remote.digest) != remote.digest:
-            what = described(part)
-            part.unlink()
-            raise Error(
-                f"{remote.url}: what came ({what}) is not the right file ({remote.digest}); try again later, or get it "
-                f"elsewhere and put it at {path}"
-            )
+            if not is_right(part):
+                what = described(part)
+                part.unlink()
+                raise Error(
+                    f"{remote.url}: what came ({what}) is not the right file ({remote.digest}); try again later, or "
+                    f"get it elsewhere and put it at {path}"
+                )
         part.replace(path)
     return path
 
@@ -100,35 +107,31 @@ def described(path: Path) -> str:
     return f"{'an HTML page, ' if page else ''}{path.stat().st_size:,} bytes"
 
 
-class _IncompleteError(Exception):
-    """The connection ended before the file did."""
-
-
 def _download(remote: Remote, part: Path, progress: Progress) -> None:
-    """Bring `part` to its full length, however often the connection breaks, while each try brings something."""
-    tries = 0
+    """Bring `part` to its full length, however often the connection breaks, while now and then a try brings more."""
+    tries, most = 0, _size(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
             _continue(remote, part, progress)
             return
-        except (URLError, TimeoutError, ConnectionError, HTTPException, _IncompleteError) as error:
-            gained = (part.stat().st_size if part.exists() else 0) > before
-            tries = 1 if gained else tries + 1
-            refused = isinstance(error, HTTPError) and error.code < 500 and error.code != 429
+        except (OSError, HTTPException, ValueError) as error:  # of the network or, the last, of the address
+            tries = 1 if _size(part) > most else tries + 1
+            most = max(most, _size(part))
+            code = error.code if isinstance(error, HTTPError) else None
+            refused = code is not None and code < 500 and code not in (408, 429)
+            refused |= isinstance(error, (ValueError, InvalidURL))
             if refused or tries >= _TRIES:
-                reason = f"{error.code} {error.reason}" if isinstance(error, HTTPError) else error
-                reason = getattr(reason, "reason", reason)
+                reason = getattr(error, "reason", error)
                 raise Error(
-                    f"{remote.url}: cannot be downloaded ({reason}); run the same command again to continue, or "
-                    f"download the file by hand and put it at {remote.place}"
+                    f"{remote.url}: cannot be downloaded ({f'{code} ' if code else ''}{reason}); run the same command "
+                    f"again to continue, or download the file by hand and put it at {remote.place}"
                 ) from error
-            time.sleep(0.25 * 2**tries)
+            time.sleep(_WAIT * 2 ** (tries - 1))
 
 
 def _continue(remote: Remote, part: Path, progress: Progress) -> None:
-    """Ask for what is missing of `part` and append it."""
-    done = part.stat().st_size if part.exists() else 0
+    """Ask for what is missing of `part` and append it. Raises wrn.Error if the disk does not take it."""
+    done = _size(part)
     headers = {"User-Agent": "wrn"} | ({"Range": f"bytes={done}-"} if done else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(remote.url, headers=headers), timeout=60)
@@ -145,20 +148,23 @@ def _continue(remote: Remote, part: Path, progress: Progress) -> None:
         length = _length(response.headers)
         total = None if length is None else done + length
         with explained():
-            part.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(part.parent).free
             if length is not None and length > free:
                 raise OSError(f"{remote.name} takes {length:,} more bytes and {free:,} are free")
-            file = part.open("ab" if done else "wb")
+            file = part.open("ab" if done else "wb", buffering=0)  # what came is on the disk, whatever happens next
         with file:
-            while piece := response.read(_PIECE):
-                with explained():
-                    file.write(piece)
-                    file.flush()
+            while piece := memoryview(response.read1(_PIECE)):
                 done += len(piece)
+                with explained():
+                    while piece:
+                        piece = piece[file.write(piece) :]
                 progress(f"downloading {remote.name}", done, total or done)
     if total is not None and done < total:
-        raise _IncompleteError(f"the connection ended after {done:,} of {total:,} bytes")
+        raise ConnectionError(f"it ended after {done:,} of {total:,} bytes")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _length(headers: Message) -> int | None:

@@ -18,13 +18,18 @@ import numpy as np
 
 from wrn.data.arrays import Progress, Request
 from wrn.data.cache import Notice, kept
+from wrn.data.catalog import DATASETS
 from wrn.errors import Error, MissingError
 
 CLASSES = 1000
 _WORDNET_ID = re.compile(r"n\d{8}")
+_FLAT = re.compile(r"ILSVRC2012_val_(\d{8})\.JPE?G", re.IGNORECASE)
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _TRUTH, _META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
+
+Entry = tuple[dict[str, np.ndarray], dict[str, Any]]  # of the cache: arrays, and what else is known
+Picture = tuple[str, int, int]  # path below the root, label, size in bytes
 
 
 @dataclass(frozen=True)
@@ -80,78 +85,93 @@ class ImageNet:
         return {"reader": "imagenet", "version": 1}
 
     def listing(self, progress: Progress, notice: Notice) -> Listing:
-        """From the cache if it was listed before and no other `--root` is given. Raises wrn.Error for what is amiss."""
+        """From the cache, unless `--root` is given: what lies there now. Raises wrn.Error for what is amiss."""
+        # Before the cache is looked at, which throws away what does not fit: a wrong folder must not cost the listing
+        fresh = None if self.origin is None else _listed(Path(self.origin["root"]), progress)
 
-        def make() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-            if self.origin is None:
+        def make() -> Entry:
+            if fresh is None:
                 raise MissingError(
                     "imagenet: not prepared, and it cannot be downloaded; get ILSVRC 2012 from image-net.org and run "
                     "wrn data prepare imagenet --root FOLDER, which holds train/ and val/"
                 )
-            return _listed(Path(self.origin["root"]), progress)
+            return fresh
 
         def fits(info: dict[str, Any]) -> bool:
-            return self.origin is None or self.origin["root"] == info["origin"]["root"]
+            return fresh is None or all(info[name] == fresh[1][name] for name in ("origin", "listing"))
 
         entry = kept("data", "imagenet", self.key, make, notice, fits)
 
         def files(split: str) -> Files:
             return Files.of(entry.arrays[f"{split}_paths"], entry.arrays[f"{split}_labels"])
 
-        root = Path(entry.info["origin"]["root"])
-        if not root.is_dir():
+        found = Listing(
+            Path(entry.info["origin"]["root"]),
+            files("train"),
+            files("test"),
+            tuple(entry.info["classes"]),
+            entry.info["listing"],
+        )
+        if not found.root.is_dir():
             raise MissingError(
-                f"imagenet: {root} is gone; run wrn data prepare imagenet --root FOLDER with where it is now"
+                f"imagenet: {found.root} is gone; run wrn data prepare imagenet --root FOLDER with where it is now"
             )
-        return Listing(root, files("train"), files("test"), tuple(entry.info["classes"]), entry.info["listing"])
+        if (counts := (len(found.train), len(found.test))) != (complete := DATASETS["imagenet"].images):
+            here, there = (" + ".join(f"{count:,}" for count in each or ()) for each in (counts, complete))
+            notice(f"imagenet: {here} pictures lie in {found.root}, where ILSVRC 2012 has {there}")
+        return found
 
 
-def _listed(root: Path, progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _listed(root: Path, progress: Progress) -> Entry:
     """Both splits as the cache keeps them."""
-    digest = hashlib.sha256()
+    for folder in (root / "train", root / "val"):
+        if not folder.is_dir():
+            raise MissingError(f"imagenet: {folder} is not there; --root must be the folder of train/ and val/")
     classes = _classes(root / "train")
+    if len(classes) != CLASSES:
+        raise Error(
+            f"imagenet: {root / 'train'} has {len(classes)} folders named by a WordNet id, not {CLASSES:,}; complete "
+            "it, or train on a part of it as folder:PATH"
+        )
+    train = _by_class(root, "train", classes, progress)
+    test = _by_class(root, "val", classes, progress) if _classes(root / "val") else _flat(root, classes)
+
+    digest = hashlib.sha256()
     arrays: dict[str, np.ndarray] = {}
-    for split, folder in (("train", "train"), ("test", "val")):
-        if not (root / folder).is_dir():
-            raise MissingError(f"imagenet: {root / folder} is not there; --root must be the folder of train/ and val/")
-        flat = not any(item.is_dir() for item in os.scandir(root / folder))
-        found = _flat(root, classes) if flat else _by_class(root, folder, classes, progress)
+    for split, found in (("train", train), ("test", test)):
         for name, label, size in found:
             digest.update(f"{split}/{name}/{label}/{size}\n".encode("utf-8", "surrogateescape"))
         joined = "\0".join(name for name, _, _ in found).encode("utf-8", "surrogateescape")
         arrays[f"{split}_paths"] = np.frombuffer(joined, np.uint8)
         arrays[f"{split}_labels"] = np.array([label for _, label, _ in found], np.int64)
-    origin = {"root": str(root)}
-    return arrays, {"classes": list(classes), "origin": origin, "listing": digest.hexdigest()}
+    return arrays, {"classes": classes, "origin": {"root": str(root)}, "listing": digest.hexdigest()}
 
 
-def _classes(train: Path) -> tuple[str, ...]:
-    """The WordNet ids that the training folder is divided into, in their order."""
-    if not train.is_dir():
-        raise MissingError(f"imagenet: {train} is not there; --root must be the folder of train/ and val/")
-    names = sorted(item.name for item in os.scandir(train) if item.is_dir() and _WORDNET_ID.fullmatch(item.name))
-    if len(names) != CLASSES:
-        raise Error(
-            f"imagenet: {train} has {len(names)} folders named by a WordNet id, not {CLASSES:,}; complete it, or "
-            "train on a part of it as folder:PATH"
-        )
-    return tuple(names)
+def _classes(folder: Path) -> list[str]:
+    """The WordNet ids that a folder is divided into, in the order of their labels."""
+    with os.scandir(folder) as items:
+        return sorted(item.name for item in items if _WORDNET_ID.fullmatch(item.name) and item.is_dir())
 
 
-def _by_class(root: Path, folder: str, classes: Sequence[str], progress: Progress) -> list[tuple[str, int, int]]:
-    """(path below the root, label, size) of each picture, by class and name."""
-    found: list[tuple[str, int, int]] = []
-    strangers = sorted(item.name for item in os.scandir(root / folder) if item.is_dir() and item.name not in classes)
-    if strangers and _WORDNET_ID.fullmatch(strangers[0]):
-        raise Error(f"imagenet: {root / folder} has a class {strangers[0]} that train/ lacks; complete train/")
-    for label, name in enumerate(classes):
-        if not (root / folder / name).is_dir():
-            raise Error(f"imagenet: {root / folder} lacks the class {name} that train/ has; complete it")
-        pictures = sorted(
+def _pictures(folder: Path) -> list[tuple[str, int]]:
+    """(name, size in bytes) of the pictures in a folder, by name."""
+    with os.scandir(folder) as items:
+        return sorted(
             (item.name, item.stat().st_size)
-            for item in os.scandir(root / folder / name)
+            for item in items
             if item.name.lower().endswith(_SUFFIXES) and not item.name.startswith(".")
         )
+
+
+def _by_class(root: Path, folder: str, classes: Sequence[str], progress: Progress) -> list[Picture]:
+    here = _classes(root / folder)
+    if strangers := sorted(set(here) - set(classes)):
+        raise Error(f"imagenet: {root / folder} has a class {strangers[0]} that train/ lacks; complete train/")
+    if missing := sorted(set(classes) - set(here)):
+        raise Error(f"imagenet: {root / folder} lacks the class {missing[0]} that train/ has; complete it")
+    found: list[Picture] = []
+    for label, name in enumerate(classes):
+        pictures = _pictures(root / folder / name)
         if not pictures:
             raise Error(f"imagenet: {root / folder / name} holds no pictures; complete it")
         found += [(f"{folder}/{name}/{picture}", label, size) for picture, size in pictures]
@@ -159,64 +179,55 @@ def _by_class(root: Path, folder: str, classes: Sequence[str], progress: Progres
     return found
 
 
-def _flat(root: Path, classes: Sequence[str]) -> list[tuple[str, int, int]]:
-    """The same of `val/ILSVRC2012_val_*.JPEG`, whose labels are lines of the devkit's ground truth."""
-    sizes = {
-        item.name: item.stat().st_size for item in os.scandir(root / "val") if item.name.startswith("ILSVRC2012_val_")
-    }
-    if not sizes:
+def _flat(root: Path, classes: Sequence[str]) -> list[Picture]:
+    """The labels of `val/ILSVRC2012_val_*.JPEG` are lines of the devkit's ground truth, by the pictures' numbers."""
+    pictures = [(match, size) for name, size in _pictures(root / "val") if (match := _FLAT.fullmatch(name))]
+    if not pictures:
         raise Error(f"imagenet: {root / 'val'} holds neither class folders nor ILSVRC2012_val_*.JPEG; complete it")
-    truth, identifiers = _devkit(root)
+    shown = _devkit(root)
+    labels = {name: label for label, name in enumerate(classes)}
     found = []
-    for name in sorted(sizes):
-        number = int(Path(name).stem.rsplit("_", 1)[-1])
-        if not 1 <= number <= len(truth) or truth[number - 1] not in identifiers:
-            raise Error(
-                f"imagenet: the devkit does not say what val/{name} shows; get the devkit of task 1 and 2 again"
-            )
-        identifier = identifiers[truth[number - 1]]
-        if identifier not in classes:
-            raise Error(f"imagenet: val/{name} shows {identifier}, which train/ lacks; complete train/")
-        found.append((f"val/{name}", classes.index(identifier), sizes[name]))
+    for match, size in pictures:
+        name, number = f"val/{match[0]}", int(match[1])
+        if not 1 <= number <= len(shown):
+            raise Error(f"imagenet: the devkit in {root} does not say what {name} shows; get the devkit again")
+        if (identifier := shown[number - 1]) not in labels:
+            raise Error(f"imagenet: {name} shows {identifier}, which train/ lacks; complete train/")
+        found.append((name, labels[identifier], size))
     return found
 
 
-def _devkit(root: Path) -> tuple[list[int], dict[int, str]]:
-    """The devkit's ground truth, a class number for each validation picture, and the WordNet id of each number."""
+def _devkit(root: Path) -> list[str]:
+    """The WordNet id of each validation picture, by its number."""
     from scipy.io import loadmat
 
     archive = root / f"{_DEVKIT}.tar.gz"
     folder = next((place for place in (root / _DEVKIT, root) if (place / _TRUTH).is_file()), None)
+    if folder is None and not archive.is_file():
+        raise Error(
+            f"imagenet: val/ is not divided into classes, and neither {_DEVKIT}/ nor {_DEVKIT}.tar.gz lies in {root} "
+            "to say which is which; put it there"
+        )
     try:
         if folder is not None:
-            contents: Mapping[str, bytes] = {name: (folder / name).read_bytes() for name in (_TRUTH, _META)}
-        elif archive.is_file():
-            contents = _read_archive(archive)
+            contents = {name: (folder / name).read_bytes() for name in (_TRUTH, _META)}
         else:
-            raise Error(
-                f"imagenet: val/ is not divided into classes, and neither {_DEVKIT}/ nor {_DEVKIT}.tar.gz lies in "
-                f"{root} to say which is which; put it there"
-            )
-        truth = [int(line) for line in contents[_TRUTH].split()]
-        synsets = np.atleast_1d(loadmat(BytesIO(contents[_META]), squeeze_me=True, struct_as_record=True)["synsets"])
+            contents = _read_archive(archive)
+        synsets = np.atleast_1d(loadmat(BytesIO(contents[_META]), squeeze_me=True)["synsets"])
         leaves = synsets[synsets["num_children"] == 0]
-        return truth, {
-            int(number): str(name) for number, name in zip(leaves["ILSVRC2012_ID"], leaves["WNID"], strict=True)
-        }
-    except (OSError, EOFError, tarfile.TarError, KeyError, ValueError, TypeError, IndexError) as error:
-        if isinstance(error, Error):
-            raise
-        raise Error(f"imagenet: the devkit in {root} cannot be read ({error}); get it again") from error
+        ids = dict(zip(leaves["ILSVRC2012_ID"].tolist(), leaves["WNID"].tolist(), strict=True))
+        return [ids.get(int(line), f"class {int(line)}") for line in contents[_TRUTH].split()]
+    except Exception as error:  # gzip, tarfile and SciPy raise whatever a damaged file leads them to
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise Error(f"imagenet: the devkit in {root} cannot be read ({what}); get it again") from error
 
 
-def _read_archive(path: Path) -> Mapping[str, bytes]:
+def _read_archive(path: Path) -> dict[str, bytes]:
+    contents = {}
     with tarfile.open(path) as archive:
-        contents = {}
         for member in archive:
             name = member.name.removeprefix("./").removeprefix(f"{_DEVKIT}/")
-            if name in (_TRUTH, _META) and member.isfile() and member.size < 1 << 24:
-                file = archive.extractfile(member)
-                assert file is not None
+            if name in (_TRUTH, _META) and member.size < 1 << 24 and (file := archive.extractfile(member)):
                 contents[name] = file.read()
     return contents
 

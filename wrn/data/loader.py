@@ -194,10 +194,10 @@ def _resident(
     progress: Progress,
     notice: Notice,
 ) -> Dataset:
-    arrays = decoded(wanted.data, source, workers, progress, notice)
+    name = label(wanted.data)
+    arrays = decoded(name, source, workers, progress, notice)
     if source.image_size != wanted.image_size:
-        resized = Resized(wanted.data, arrays, wanted.image_size)
-        arrays = decoded(wanted.data, resized, workers, progress, notice)
+        arrays = decoded(name, Resized(name, arrays, wanted.image_size), workers, progress, notice)
     train, val = arrays.train, None
     if wanted.val or wanted.labels is not None or wanted.label_noise:
         parts = divide(train.labels, len(arrays.classes), wanted, seed)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from wrn.data.arrays import Request, channel_statistics
 from wrn.data.cache import folder_of, kept
-from wrn.data.catalog import entry
+from wrn.data.catalog import entry, label
 from wrn.errors import Error
 from wrn.recipes import Recipe
 
@@ -23,13 +23,15 @@ def prepared(wanted: Recipe) -> dict[str, Any]:
     known = entry(wanted.data)
     request = Request(image_size=wanted.image_size, val_fraction=wanted.val_fraction)
     source = source_of(wanted, request)
-    folder = folder_of("data", wanted.data, source.key)
-    if not (folder / "info.json").exists():
+    folder = folder_of("data", label(wanted.data), source.key)
+    try:
+        info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+        lies_in = info["origin"]["root"] if known.streamed else str(folder)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # or damaged, so that it would be made again
         return {"prepared": False, "lies_in": None, "prepare_with": f"wrn data prepare {wanted.data}"}
-    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     found: dict[str, Any] = {
         "prepared": True,
-        "lies_in": info["origin"]["root"] if known.streamed else str(folder),
+        "lies_in": lies_in,
         "bytes": sum(file.stat().st_size for file in Path(folder).iterdir()),
         "origin": info["origin"].get("where"),
         "classes": len(info["classes"]),
@@ -41,7 +43,7 @@ def prepared(wanted: Recipe) -> dict[str, Any]:
     def gone() -> NoReturn:
         raise Error(f"{folder}: was damaged and is removed; run wrn data prepare {wanted.data}")
 
-    arrays = kept("data", wanted.data, source.key, gone, _unheard).arrays
+    arrays = kept("data", label(wanted.data), source.key, gone, _unheard).arrays
     mean, std = channel_statistics(arrays["train_images"])
     return found | {
         "train_images": len(arrays["train_labels"]),

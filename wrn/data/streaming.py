@@ -1,14 +1,17 @@
 """The streaming loader: pictures are decoded and augmented by worker processes, and never all in memory."""
 
+import os
 import signal
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from wrn.data import imagenet_transforms as transforms
@@ -33,7 +36,7 @@ class _Task:
 
 
 class Pictures(TorchDataset[tuple[int, Tensor | str]]):
-    """Decodes and transforms: a task -> its place, and float32 (3, S, S) in 0..255, or what went wrong, in words."""
+    """Decodes and transforms: a task -> its place, and float32 (S, S, 3) in 0..255, or what went wrong, in words."""
 
     def __init__(self, root: str, files: Files, image_size: int) -> None:
         self.root, self.files, self.image_size = root, files, image_size
@@ -47,10 +50,17 @@ class Pictures(TorchDataset[tuple[int, Tensor | str]]):
             with Image.open(path, formats=("JPEG", "PNG")) as image:
                 picture = transforms.rgb(image)
         except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-            return f"{path}: cannot be decoded ({error}); replace it, or remove it and prepare the data set again"
+            why = "no JPEG or PNG" if isinstance(error, UnidentifiedImageError) else error
+            why = getattr(error, "strerror", None) or why  # the system's own words do not name the file again
+            return (
+                f"{path}: cannot be decoded ({why}); replace it, or remove it and run "
+                f"wrn data prepare imagenet --root {self.root}"
+            )
         if task.draw is None:
-            return transforms.validation(picture, self.image_size)
-        return transforms.training(picture, self.image_size, torch.Generator().manual_seed(task.draw))
+            made = transforms.validation(picture, self.image_size)
+        else:
+            made = transforms.training(picture, self.image_size, torch.Generator().manual_seed(task.draw))
+        return made.permute(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -84,53 +94,95 @@ class Streamed:
             yield self.preprocess(images), self.labels[places]
 
     def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        places = [_Task(place) for place in range(len(self))]
-        for images, chosen in self._made(places[at : at + batch_size] for at in range(0, len(places), batch_size)):
-            yield self.preprocess(images), self.labels[chosen]
+        """See `wrn.data.loader.Split`; images in channels_last layout."""
+        for images, places in self._made(_as_they_are(part) for part in torch.arange(len(self)).split(batch_size)):
+            yield self.preprocess(images), self.labels[places]
 
     def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
         """See `wrn.data.loader.Split`."""
-        places = torch.arange(len(self))[part].tolist()
-        [(images, chosen)] = self._made(iter([[_Task(place) for place in places]]))
-        return images / 255, self.labels[chosen]
+        [(images, places)] = self._made(iter([_as_they_are(torch.arange(len(self))[part])]))
+        return images / 255, self.labels[places]
 
     def views(self, places: Tensor, recipe: Recipe, *, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
         """See `wrn.data.loader.Split`."""
-        chosen = places.tolist()
-        plans = [[_Task(place) for place in chosen]]
         numbers = range(draws if recipe.augment == "imagenet" else 0)
-        plans += [[_Task(place, key(seed, number, place, "show")) for place in chosen] for number in numbers]
+        plans = [_as_they_are(places)]
+        plans += [[_Task(place, key(seed, number, place, "show")) for place in places.tolist()] for number in numbers]
         batches = [images for images, _ in self._made(iter(plans))]
         return batches[0], [self.preprocess(images) for images in batches]
 
     def _made(self, plan: Iterator[list[_Task]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of pixels (N, 3, S, S) on the device, and their places (N,). Raises wrn.Error for a bad picture."""
         device = self.labels.device
-        loader = DataLoader(
-            self.pictures,
-            batch_sampler=plan,
-            num_workers=self.workers,
-            collate_fn=_collated,
-            worker_init_fn=_leave_signals_alone,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=2,
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # so many workers, as was asked for
+            loader = DataLoader(
+                self.pictures,
+                batch_sampler=plan,
+                num_workers=self.workers,
+                collate_fn=_collated,
+                worker_init_fn=_prepare,
+                pin_memory=device.type == "cuda",
+                prefetch_factor=2,
+            )
+        batches = iter(loader)
+        try:
+            for made in batches:
+                if isinstance(made, str):
+                    raise Error(made)
+                places, images = made
+                # Stacked as (N, S, S, 3), which is channels_last without a copy in this process
+                yield images.permute(0, 3, 1, 2).to(device, non_blocking=True), places.to(device, non_blocking=True)
+        except RuntimeError as error:
+            explained = _explained(str(error), self.workers)
+            if explained is None:
+                raise
+            raise explained from error.with_traceback(None)  # in which the workers would live on
+        finally:
+            del batches  # the workers end with it: now, not when whoever was interrupted has been forgotten
+
+
+def _as_they_are(places: Tensor) -> list[_Task]:
+    return [_Task(place) for place in places.tolist()]
+
+
+def _collated(samples: list[tuple[int, Tensor | str]]) -> Any:
+    """Places (N,) and images (N, S, S, 3), which torch stacks in shared memory right away; or the first error."""
+    wrong = [made for _, made in samples if isinstance(made, str)]
+    return wrong[0] if wrong else default_collate(samples)
+
+
+def _explained(why: str, workers: int) -> Error | None:
+    """What to tell the user if a worker was killed or had no room for a batch; None for any other failure."""
+    if "out of shared memory" in why or "shared memory(shm)" in why:
+        return Error(
+            f"decoding: {workers} workers have no room for their batches in shared memory (/dev/shm); lower --workers "
+            "or --batch-size, or make room (docker run --shm-size)"
         )
-        for images, places in loader:
-            if isinstance(images, str):
-                raise Error(images)
-            yield images.to(device, non_blocking=True, memory_format=torch.channels_last), places.to(device)
+    if "DataLoader worker (pid" in why:
+        return Error(
+            f"decoding: one of {workers} worker processes was killed, as the system does where memory runs out; lower "
+            "--workers"
+        )
+    return None
 
 
-def _collated(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor | str, Tensor]:
-    places, images = zip(*samples, strict=True)
-    wrong = [image for image in images if isinstance(image, str)]
-    return wrong[0] if wrong else torch.stack(images), torch.tensor(places)
-
-
-def _leave_signals_alone(worker: int) -> None:  # noqa: ARG001
-    """Ctrl-C reaches the whole process group, but only the training process may decide when to stop."""
+def _prepare(worker: int) -> None:  # noqa: ARG001
+    """Begin a worker process. Only the training process may decide when it stops: see `_end_if_told`."""
+    warnings.simplefilter("ignore")  # of damaged EXIF data, which nobody looks at
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_if_told, args=(os.getppid(),), daemon=True).start()
+    else:  # macOS, Windows
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_if_told(parent: int) -> None:
+    """Ctrl-C, `timeout` and schedulers signal every process; a worker that obeyed would take its batch with it."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def streamed(
