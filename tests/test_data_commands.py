@@ -75,7 +75,7 @@ def test_show_writes_a_sheet_with_the_pictures(run_wrn, tmp_path):
     for row in cells:
         small = row[0][1::3, 1::3]
         assert (train == small).all((1, 2, 3)).any()
-        assert len({each.tobytes() for each in row}) == 7  # each draw another
+        assert len({each.tobytes() for each in row[1:]}) == 6  # each draw another
 
 
 def test_show_of_a_set_without_augmentation_has_no_columns_of_it(run_wrn, tmp_path):

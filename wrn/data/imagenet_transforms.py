@@ -16,8 +16,11 @@ from wrn.errors import Error
 
 try:
     from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped,unused-ignore]
-except ImportError as error:
-    raise Error("ImageNet's transforms need torchvision: it is not installed; pip install 'wrn[data]'") from error
+except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
+    raise Error(
+        f"ImageNet's transforms need torchvision: it cannot be imported ({error}); pip install 'wrn[data]', in the "
+        "version that belongs to this torch"
+    ) from error
 
 TRIES = 10
 AREA = (0.08, 1.0)  # of the picture
