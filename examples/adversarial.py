@@ -36,7 +36,7 @@ def main() -> None:
 
     recipe = wrn.Run(chosen.run).recipe
     model = wrn.load(chosen.run)
-    data = wrn.dataset(recipe.data, image_size=recipe.image_size, val_fraction=recipe.val_fraction)
+    data = wrn.dataset(recipe)
     optimizer = torch.optim.SGD(model.parameters(), lr=chosen.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
     def robust_error() -> float:

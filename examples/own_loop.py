@@ -24,7 +24,7 @@ def main() -> None:
     chosen = arguments.parse_args()
 
     recipe = wrn.recipe(chosen.model, data=chosen.data, epochs=chosen.epochs, dropout=0.3)
-    data = wrn.dataset(recipe.data)
+    data = wrn.dataset(recipe, seed=chosen.seed)
     # channels_last is the layout `wrn train` computes in; NCHW would differ by rounding
     model = wrn.network_of(recipe, len(data.classes), chosen.seed).to(memory_format=torch.channels_last)
     optimizer = wrn.optimizer(model, recipe)

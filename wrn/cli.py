@@ -28,7 +28,7 @@ def _option(meaning: str, metavar: str | None = None) -> Any:
 
 def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
     """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
-    names = {int: "INT", float: "FLOAT", bool: "true|false", tuple[int, ...]: "INT [INT ...]"}
+    names = {int: "INT", int | None: "INT", float: "FLOAT", bool: "true|false", tuple[int, ...]: "INT [INT ...]"}
     metavar = names.get(kind) or "|".join(a for a in str(kind).split("'")[1::2])
     help_ = f"{field.metadata['meaning']} (default: the recipe's)"
     if kind is bool:
@@ -232,7 +232,9 @@ def data_prepare(
     data: DataName,
     *,
     root: Root = None,
-    url: Annotated[tuple[str, ...], _option("download from here instead; one for each file", "URL [URL ...]")] = (),
+    url: Annotated[
+        tuple[str, ...], _option("download from here; one for each file (svhn: train, test, extra)", "URL [URL ...]")
+    ] = (),
     sha256: Annotated[tuple[str, ...], _option("the SHA-256 of each --url", "HEX [HEX ...]")] = (),
     image_size: ImageSize = None,
     val_fraction: Annotated[float | None, _option("share held out, of pictures without a test split", "FLOAT")] = None,

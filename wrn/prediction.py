@@ -113,8 +113,8 @@ def load(path: str | Path, device: str = "cpu") -> TrainedModel:
         )
         network.load_state_dict(weights.tensors_of(path))
         preprocess = weights.preprocess_of(path)
-        streamed = entry(header["data"]).streamed
-        model = TrainedModel(network, preprocess, header["classes"], header["image_size"], streamed)
+        imagenet = header.get("augment") == "imagenet" or entry(header["data"]).streamed
+        model = TrainedModel(network, preprocess, header["classes"], header["image_size"], imagenet)
     except Error:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -150,9 +150,11 @@ def evaluate_run(run: str | Path, data: str | None = None, device: str | None = 
     execution.apply()
     header = weights.header_of(run)
     model = load(run, execution.device)
+    name = data or header["data"]
     known = dataset(
-        data or header["data"],
+        name,
         image_size=model.image_size,
+        augment="imagenet" if model.imagenet and name.startswith(("folder:", "imagenet")) else None,
         val_fraction=header["val_fraction"] if data is None else 0.0,
         device=execution.device,
         fitted=model.preprocess,

@@ -33,6 +33,7 @@ def save(path: Path, network: nn.Module, data: Dataset, recipe: Recipe, test_err
         "image_size": recipe.image_size,
         "preprocess": data.preprocess.constants(),
         "data": recipe.data,
+        "augment": recipe.augment,
         "val_fraction": recipe.val_fraction,
         "data_fingerprint": data.fingerprint,
         "test_error": test_error,

@@ -239,3 +239,20 @@ def test_wrong_usage(run_wrn, words, says):
 def test_the_contracts_example():
     assert wrn.recipe("wrn-28-10", data="cifar10").lr_at(60) == 0.02
     assert wrn.recipe("wrn-28-10", data="cifar100").augment == "flip-crop"
+
+
+def test_torchvisions_layout_as_a_user_would(tmp_path, monkeypatch, run_wrn):
+    files, _ = publish_pickles("cifar100", monkeypatch, train=400, test=200)
+    folder = tmp_path / "mine" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    code, out, err = run_wrn("data", "prepare", "cifar100", "--root", "mine")
+    assert code == 0, err
+    assert "cifar100: 400 + 200 images, 100 classes, ready" in out
+    code, out, err = run_wrn("train", "wrn-10-1", "--data", "cifar100", "--epochs", "1", "--preprocess", "unit")
+    assert code == 0, err
+    # The same at once, with the folder named again
+    code, out, err = run_wrn("train", "wrn-10-1", "--data", "cifar100", "--root", "mine", "--epochs", "1")
+    assert code == 0, err
+    assert "prepared from" not in out  # these are the published files

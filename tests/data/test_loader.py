@@ -115,3 +115,11 @@ def test_v1_changes_its_offset_from_batch_to_batch():
     offsets = torch.cat([draw_v1(81 * 640, 1, torch.Generator().manual_seed(1)).offset])
     counts = torch.bincount((offsets[:, 0] + 4) * 9 + offsets[:, 1] + 4, minlength=81)
     assert ((counts - 640) ** 2 / 640).sum() < 124.8  # chi-square, 80 degrees of freedom, 0.1%
+
+
+def test_a_recipe_that_says_otherwise_of_the_data_is_refused(digits):
+    for fields in ({"preprocess": "unit"}, {"val": 100}, {"image_size": 16}):
+        with pytest.raises(ValueError, match=f"{next(iter(fields))}: the data set has .* make it by wrn.dataset"):
+            digits.train.batches(recipe(**fields), seed=0, epoch=1)
+    with pytest.raises(ValueError, match="data: the data set has digits and the recipe cifar10"):
+        digits.train.batches(wrn.recipe("wrn-10-1", data="cifar10"), seed=0, epoch=1)

@@ -497,3 +497,14 @@ def test_without_pyarrow(good, monkeypatch):
     assert message == (
         f"parquet:{good}: reading Parquet needs pyarrow, which is not installed; pip install 'wrn[data]'"
     )
+
+
+def test_as_a_user_would(tmp_path, run_wrn, empty_cache):
+    write(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", LABELS * 10)
+    write(tmp_path / "hub" / "data" / "test-00000-of-00001.parquet", LABELS * 3)
+    code, out, err = run_wrn("data", "prepare", "parquet:hub")
+    assert code == 0, err
+    assert "parquet:hub: 60 + 18 images, 3 classes" in out
+    code, out, err = run_wrn("train", "wrn-10-1", "--data", "parquet:hub", "--epochs", "1", "--batch-size", "20")
+    assert code == 0, err
+    assert run_wrn("eval", next((tmp_path / "runs" / "hub").glob("*/seed0")))[0] == 0

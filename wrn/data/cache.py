@@ -63,18 +63,20 @@ def kept(
     """
     folder = folder_of(kind, name, key)
     with locked(folder, notice):
+        for scratch in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+            shutil.rmtree(scratch, ignore_errors=True)
         if folder.exists():
             try:
-                found = _read(folder, key, notice)
-                if fits is None or fits(found.info):
-                    return found
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                info = _info(folder, key)
+                if fits is None or fits(info):
+                    return Kept(_arrays(folder, info, notice), info, folder)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 notice(f"cache {folder}: damaged ({error}); making it again")
-            shutil.rmtree(folder)
-        for scratch in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
-            shutil.rmtree(scratch)
+                with explained():
+                    shutil.rmtree(folder)
         _make(folder, key, make)
-        return _read(folder, key, notice)
+        info = _info(folder, key)
+        return Kept(_arrays(folder, info, notice), info, folder)
 
 
 @contextmanager
@@ -151,13 +153,17 @@ def _make(folder: Path, key: Mapping[str, Any], make: Callable[[], Any]) -> None
     """Apart from `kept`, so that the arrays are gone from memory before they are read back."""
     arrays, info = make()
     with explained():
+        if folder.exists():  # from elsewhere than the user wants it; it stays until there is something better
+            shutil.rmtree(folder)
         write_whole(folder, lambda temporary: _write(temporary, key, arrays, info))
 
 
 def _write(folder: Path, key: Mapping[str, Any], arrays: dict[str, np.ndarray], info: dict[str, Any]) -> None:
     folder.mkdir()
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "arrays.safetensors")
-    info = {"key": json.loads(_canonical(key)), "sha256": sha256_of(folder / "arrays.safetensors"), **info}
+    file = folder / "arrays.safetensors"
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
+    file.chmod(folder.stat().st_mode & 0o666)  # safetensors shuts out all others, who may share the cache
+    info = {"key": json.loads(_canonical(key)), "sha256": sha256_of(file), **info}
     write_json(folder / "info.json", info | {"seal": _seal(info)})
 
 
@@ -167,13 +173,19 @@ def _seal(info: dict[str, Any]) -> str:
     ).hexdigest()
 
 
-_checked: set[tuple[str, int, int]] = set()
-
-
-def _read(folder: Path, key: Mapping[str, Any], notice: Notice) -> Kept:
+def _info(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the entry. Raises what damaged JSON raises, ValueError for another content than was written."""
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     if _canonical(info["key"]) != _canonical(key) or info["seal"] != _seal(info):
         raise ValueError("info.json is not what was written")
+    return info
+
+
+_checked: set[tuple[str, int, int]] = set()
+
+
+def _arrays(folder: Path, info: dict[str, Any], notice: Notice) -> dict[str, np.ndarray]:
+    """Its arrays. Raises OSError if there are none, ValueError for another content than was written."""
     file = folder / "arrays.safetensors"
     status = file.stat()
     state = (str(file), status.st_size, status.st_mtime_ns)
@@ -186,4 +198,4 @@ def _read(folder: Path, key: Mapping[str, Any], notice: Notice) -> Kept:
             notice(
                 f"cache {folder.name}: {status.st_size / 1e6:,.0f} MB checked in {time.perf_counter() - clock:.2f} s"
             )
-    return Kept(load_file(file), info, folder)
+    return load_file(file)

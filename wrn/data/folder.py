@@ -17,6 +17,8 @@ import PIL
 
 from wrn.data import pictures
 from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
+from wrn.data.cache import Notice
+from wrn.data.listing import Files, Listing, fingerprint_of, packed
 from wrn.errors import Error, MissingError, UsageError
 from wrn.randomness import key
 
@@ -142,6 +144,20 @@ class Folder:
         labels = np.array([index[picture.label] for picture in self.train + self.test], dtype=np.int64)
         n = len(self.train)
         return Decoded(Arrays(images[:n], labels[:n]), Arrays(images[n:], labels[n:]), self.classes)
+
+    def listing(self, progress: Progress, notice: Notice) -> Listing:  # noqa: ARG002  it was listed already
+        """Where the pictures are, for the streaming loader. Raises ValueError for an archive."""
+        if self._is_archive:
+            raise UsageError(
+                f"folder:{self.path}: --augment imagenet cannot stream from an archive; unpack it"
+            )
+        index = {label: number for number, label in enumerate(self.classes)}
+        splits = {
+            split: [(each.name, index[each.label], self._stamps[each.name][0]) for each in pictures]
+            for split, pictures in (("train", self.train), ("test", self.test))
+        }
+        train, test = (Files.of(*packed(found)) for found in splits.values())
+        return Listing(self.path, train, test, self.classes, fingerprint_of(splits))
 
     def _read_folder(self, names: Mapping[str, int]) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
         for name in names:

@@ -4,12 +4,10 @@ train/n01440764/*.JPEG … and val/n01440764/*.JPEG …, or val/ILSVRC2012_val_0
 (ILSVRC2012_devkit_t12, a folder or its .tar.gz) beside them, whose ground truth says what each shows. No torch.
 """
 
-import hashlib
 import os
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 from wrn.data.arrays import Progress, Request
 from wrn.data.cache import Notice, kept
 from wrn.data.catalog import DATASETS
+from wrn.data.listing import Files, Listing, fingerprint_of, packed
 from wrn.errors import Error, MissingError
 
 CLASSES = 1000
@@ -30,46 +29,6 @@ _TRUTH, _META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 
 Entry = tuple[dict[str, np.ndarray], dict[str, Any]]  # of the cache: arrays, and what else is known
 Picture = tuple[str, int, int]  # path below the root, label, size in bytes
-
-
-@dataclass(frozen=True)
-class Files:
-    """Pictures: their paths below the root, and their labels int64 (N,).
-
-    The paths of 1.3 million files are one array, which worker processes share; a list they would each come to copy.
-    """
-
-    paths: np.ndarray  # uint8: all of them, joined by zeros
-    ends: np.ndarray  # int64: where each ends
-    places: np.ndarray  # int64 (N,): which of the paths these pictures have
-    labels: np.ndarray
-
-    @staticmethod
-    def of(paths: np.ndarray, labels: np.ndarray) -> "Files":
-        ends = np.append(np.flatnonzero(paths == 0), len(paths))
-        return Files(paths, ends, np.arange(len(labels)), labels)
-
-    def part(self, places: np.ndarray, labels: np.ndarray) -> "Files":
-        return replace(self, places=self.places[places], labels=labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def path(self, index: int) -> str:
-        place = self.places[index]
-        start = self.ends[place - 1] + 1 if place else 0
-        return self.paths[start : self.ends[place]].tobytes().decode("utf-8", "surrogateescape")
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Where the pictures are. The fingerprint stands for names, sizes and labels, not for the pictures' content."""
-
-    root: Path
-    train: Files
-    test: Files
-    classes: tuple[str, ...]
-    fingerprint: str
 
 
 class ImageNet:
@@ -136,15 +95,11 @@ def _listed(root: Path, progress: Progress) -> Entry:
     train = _by_class(root, "train", classes, progress)
     test = _by_class(root, "val", classes, progress) if _classes(root / "val") else _flat(root, classes)
 
-    digest = hashlib.sha256()
+    splits = {"train": train, "test": test}
     arrays: dict[str, np.ndarray] = {}
-    for split, found in (("train", train), ("test", test)):
-        for name, label, size in found:
-            digest.update(f"{split}/{name}/{label}/{size}\n".encode("utf-8", "surrogateescape"))
-        joined = "\0".join(name for name, _, _ in found).encode("utf-8", "surrogateescape")
-        arrays[f"{split}_paths"] = np.frombuffer(joined, np.uint8)
-        arrays[f"{split}_labels"] = np.array([label for _, label, _ in found], np.int64)
-    return arrays, {"classes": classes, "origin": {"root": str(root)}, "listing": digest.hexdigest()}
+    for split, found in splits.items():
+        arrays[f"{split}_paths"], arrays[f"{split}_labels"] = packed(found)
+    return arrays, {"classes": classes, "origin": {"root": str(root)}, "listing": fingerprint_of(splits)}
 
 
 def _classes(folder: Path) -> list[str]:

@@ -64,6 +64,7 @@ class Resident:
     images: Tensor
     labels: Tensor
     preprocess: Preprocess
+    made_for: Recipe
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,6 +87,7 @@ class Resident:
 
     def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Split`; images in channels_last layout. What an epoch needs is made before the first batch."""
+        must_fit(self.made_for, recipe)
         images, device = self.ready, self.images.device
         order = order_of(len(self), seed, epoch).to(device)
         draws = None
@@ -177,7 +179,7 @@ def dataset(
     for remark in source.remarks:
         notice(remark)
     with (log or Log()).bar() as bar:
-        if known.streamed:
+        if wanted.augment == "imagenet" or known.streamed:
             from wrn.data.streaming import streamed
 
             return streamed(wanted, source, seed, torch.device(device), workers, fitted, bar.show, notice)
@@ -208,7 +210,7 @@ def _resident(
 
     def on_device(split: Arrays) -> Resident:
         images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-        return Resident(images.to(device), labels.to(device), preprocess)
+        return Resident(images.to(device), labels.to(device), preprocess, wanted)
 
     return Dataset(
         wanted.data,
@@ -242,11 +244,21 @@ def _check(wanted: Recipe, known: Entry, request: Request) -> None:
     for option, given in (("root", request.root), ("url", request.url)):
         if given and option not in known.origins:
             raise UsageError(f"--{option}: {name} is not had from there; leave the option out")
-    if wanted.augment != "none" and (wanted.augment == "imagenet") != known.streamed:
-        ours = "imagenet or none" if known.streamed else "flip-crop, v1 or none"
-        raise UsageError(f"--augment {wanted.augment}: not possible with {name}; take {ours}")
-    if known.streamed and wanted.preprocess not in ("meanstd", "unit"):
+    possible = ["imagenet", "none"] if known.streamed else ["flip-crop", "v1", "none"]
+    if name.startswith("folder:"):
+        possible.append("imagenet")  # which streams the pictures, as they are too large to be kept
+    if wanted.augment not in possible:
+        raise UsageError(f"--augment {wanted.augment}: not possible with {name}; take {' or '.join(possible)}")
+    if (known.streamed or wanted.augment == "imagenet") and wanted.preprocess not in ("meanstd", "unit"):
         raise UsageError(f"--preprocess {wanted.preprocess}: {name} is never whole in memory; take meanstd or unit")
+
+
+def must_fit(made_for: Recipe, recipe: Recipe) -> None:
+    """Raise ValueError where a recipe says something else of the data than the one the data set was made for."""
+    for name in ("data", "image_size", "preprocess", "val", "labels", "label_noise", "val_fraction"):
+        there, here = getattr(made_for, name), getattr(recipe, name)
+        if there != here:
+            raise UsageError(f"{name}: the data set has {there} and the recipe {here}; make it by wrn.dataset(recipe)")
 
 
 def steps(images: int, recipe: Recipe) -> int:

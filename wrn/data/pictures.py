@@ -14,7 +14,7 @@ from wrn.errors import Error
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 T = TypeVar("T")
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
@@ -25,7 +25,7 @@ def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
 def opened(source: bytes | Path, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of the picture. Raises wrn.Error if it cannot be read to its last byte."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             image.load()
             return use(image)
     except UnidentifiedImageError:

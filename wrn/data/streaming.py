@@ -17,9 +17,12 @@ from torch.utils.data import Dataset as TorchDataset
 from wrn.data import imagenet_transforms as transforms
 from wrn.data.arrays import Progress
 from wrn.data.cache import Notice
-from wrn.data.catalog import entry
-from wrn.data.imagenet import Files, ImageNet
-from wrn.data.loader import Dataset, order_of, steps
+from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
+from wrn.data.folder import Folder
+from wrn.data.imagenet import ImageNet
+from wrn.data.listing import Files
+from wrn.data.loader import Dataset, must_fit, order_of, steps
+from wrn.data.pictures import FORMATS
 from wrn.data.preprocess import MeanStd, Preprocess
 from wrn.data.splits import divide
 from wrn.errors import Error
@@ -38,8 +41,8 @@ class _Task:
 class Pictures(TorchDataset[tuple[int, Tensor | str]]):
     """Decodes and transforms: a task -> its place, and float32 (S, S, 3) in 0..255, or what went wrong, in words."""
 
-    def __init__(self, root: str, files: Files, image_size: int) -> None:
-        self.root, self.files, self.image_size = root, files, image_size
+    def __init__(self, root: str, files: Files, image_size: int, advice: str = "") -> None:
+        self.root, self.files, self.image_size, self.advice = root, files, image_size, advice
 
     def __getitem__(self, task: _Task) -> tuple[int, Tensor | str]:
         return task.place, self._made(task)
@@ -47,15 +50,12 @@ class Pictures(TorchDataset[tuple[int, Tensor | str]]):
     def _made(self, task: _Task) -> Tensor | str:
         path = f"{self.root}/{self.files.path(task.place)}"
         try:
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 picture = transforms.rgb(image)
         except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-            why = "no JPEG or PNG" if isinstance(error, UnidentifiedImageError) else error
+            why = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
             why = getattr(error, "strerror", None) or why  # the system's own words do not name the file again
-            return (
-                f"{path}: cannot be decoded ({why}); replace it, or remove it and run "
-                f"wrn data prepare imagenet --root {self.root}"
-            )
+            return f"{path}: cannot be decoded ({why}); replace it, or remove it{self.advice}"
         if task.draw is None:
             made = transforms.validation(picture, self.image_size)
         else:
@@ -71,6 +71,7 @@ class Streamed:
     labels: Tensor
     preprocess: Preprocess
     workers: int
+    made_for: Recipe
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,6 +81,7 @@ class Streamed:
 
     def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `wrn.data.loader.Split`; images in channels_last layout."""
+        must_fit(self.made_for, recipe)
         order = order_of(len(self), seed, epoch)
         size = recipe.batch_size
         augmented = recipe.augment == "imagenet"
@@ -125,7 +127,8 @@ class Streamed:
                 pin_memory=device.type == "cuda",
                 prefetch_factor=2,
             )
-        batches = iter(loader)
+            batches = iter(loader)
+        explained = None
         try:
             for made in batches:
                 if isinstance(made, str):
@@ -137,9 +140,11 @@ class Streamed:
             explained = _explained(str(error), self.workers)
             if explained is None:
                 raise
-            raise explained from error.with_traceback(None)  # in which the workers would live on
+            error.with_traceback(None)  # torch leaves itself in it in a circle, and with it the workers
         finally:
-            del batches  # the workers end with it: now, not when whoever was interrupted has been forgotten
+            del batches  # the workers end with it: now, not when the traceback of whatever happened is forgotten
+        if explained is not None:
+            raise explained  # here, since in the `except` it would carry that traceback along
 
 
 def _as_they_are(places: Tensor) -> list[_Task]:
@@ -187,7 +192,7 @@ def _end_if_told(parent: int) -> None:
 
 def streamed(
     wanted: Recipe,
-    source: ImageNet,
+    source: ImageNet | Folder,
     seed: int,
     device: torch.device,
     workers: int,
@@ -195,17 +200,18 @@ def streamed(
     progress: Progress,
     notice: Notice,
 ) -> Dataset:
-    """What `wrn.dataset` returns for a set that is streamed."""
+    """What `wrn.dataset` returns for a set that is streamed: ImageNet, or a folder that is treated like it."""
     listing = source.listing(progress, notice)
-    known = entry(wanted.data)
-    assert known.mean is not None and known.std is not None
-    constants: Any = ((0.0,) * 3, (255.0,) * 3) if wanted.preprocess == "unit" else (known.mean, known.std)
+    if fitted is None and not len(listing.train):
+        raise Error(f"{wanted.data}: holds nothing to train on; lay pictures out as train/CLASS/* and test/CLASS/*")
+    constants: Any = ((0.0,) * 3, (255.0,) * 3) if wanted.preprocess == "unit" else (IMAGENET_MEAN, IMAGENET_STD)
     preprocess = (fitted or MeanStd(*constants)).to(device)
     parts = divide(listing.train.labels, len(listing.classes), wanted, seed)
 
     def split(files: Files) -> Streamed:
-        pictures = Pictures(str(listing.root), files, wanted.image_size)
-        return Streamed(pictures, torch.from_numpy(files.labels).to(device), preprocess, workers)
+        again = f" and run wrn data prepare imagenet --root {listing.root}" if wanted.data == "imagenet" else ""
+        pictures = Pictures(str(listing.root), files, wanted.image_size, again)
+        return Streamed(pictures, torch.from_numpy(files.labels).to(device), preprocess, workers, wanted)
 
     train = listing.train
     return Dataset(
