@@ -49,10 +49,9 @@ def ours(root: Path, known: ImageFolder, workers: int, training: bool) -> Batche
     files = Files.of(np.frombuffer("\0".join(names).encode(), np.uint8), np.array(known.targets))
     files = files.part(places, files.labels[places])
     preprocess = MeanStd(IMAGENET_MEAN, IMAGENET_STD)
-    split = Streamed(Pictures(str(root), files, SIZE), torch.from_numpy(files.labels), preprocess, workers)
-    if not training:
-        return split.in_order(BATCH)
-    return split.batches(wrn.recipe("wrn-16-2", data="imagenet", batch_size=BATCH), seed=0, epoch=1)
+    recipe = wrn.recipe("wrn-16-2", data="imagenet", batch_size=BATCH)
+    split = Streamed(Pictures(str(root), files, SIZE), torch.from_numpy(files.labels), preprocess, workers, recipe)
+    return split.batches(recipe, seed=0, epoch=1) if training else split.in_order(BATCH)
 
 
 def theirs(root: Path, known: ImageFolder, workers: int, training: bool) -> Batches:

@@ -1,6 +1,7 @@
 """`folder:PATH`: what it reads, and what it refuses before training starts."""
 
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -230,3 +231,40 @@ def test_pictures_of_other_folders_never_come_from_the_cache(tmp_path):
 def test_damaged_exif_data_refuses_no_good_picture(tmp_path, payload):
     Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "a.jpg", exif=payload)
     assert decoding.decode(tmp_path / "a.jpg", 32).shape == (32, 32, 3)
+
+
+def photographs(root):
+    """Two classes of pictures larger than the network's, in two formats."""
+    for split in ("train", "test"):
+        for number, label in enumerate(("dark", "light")):
+            (root / split / label).mkdir(parents=True)
+            for each in range(4):
+                size, kind = (60 + each, 50), ("JPEG", "PNG")[each % 2]
+                Image.new("RGB", size, (40 + 150 * number, 10 * each, 99)).save(root / split / label / f"{each}.{kind}")
+    return root
+
+
+def test_large_pictures_stream_as_imagenet_does(tmp_path, run_wrn):
+    photographs(tmp_path / "photographs")
+    words = ["--augment", "imagenet", "--image-size", "24", "--batch-size", "4", "--epochs", "2", "--workers", "1"]
+    code, out, err = run_wrn("train", "wrn-10-1", "--data", "folder:photographs", *words, "--out", "run")
+    assert code == 0, err
+    assert "(8 + 8 images, 2 classes, meanstd, augment imagenet)" in out
+    code, out, err = run_wrn("eval", "run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["test_error"] == wrn.Run(tmp_path / "run").result["test_error"]
+    data = wrn.dataset(f"folder:{tmp_path / 'photographs'}", augment="imagenet", image_size=24, workers=1)
+    [(images, labels)] = data.test.in_order()
+    assert labels.tolist() == [0] * 4 + [1] * 4
+    mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+    std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+    expected = (torch.tensor([190.0, 10.0, 99.0]).view(3, 1, 1) - mean) / std  # the second of class "light", a PNG
+    torch.testing.assert_close(images[5], expected.expand(3, 24, 24), atol=0.02, rtol=0)
+
+
+def test_an_archive_cannot_be_streamed(tmp_path, run_wrn):
+    photographs(tmp_path / "photographs")
+    with tarfile.open(tmp_path / "photographs.tar", "w") as archive:
+        archive.add(tmp_path / "photographs", "photographs")
+    code, _, err = run_wrn("train", "wrn-10-1", "--data", "folder:photographs.tar", "--augment", "imagenet")
+    assert (code, "cannot stream from an archive; unpack it" in err) == (2, True)

@@ -287,7 +287,7 @@ sys.exit(main({command!r}))
             if line == "a batch\n":
                 break
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, ""), out
     assert "interrupted in epoch 1 after step 1 of 4, saved; the same command continues" in out
     with pytest.raises(ProcessLookupError):  # none of its group is left
@@ -314,12 +314,12 @@ def test_a_broken_picture_ends_training_with_its_name(flat, run_wrn, tmp_path):
     ("content", "says"),
     [
         (None, "cannot be decoded (No such file or directory); replace it"),
-        (b"", "cannot be decoded (no JPEG or PNG)"),
-        (b"<html>moved</html>", "cannot be decoded (no JPEG or PNG)"),
-        (b"GIF89a\1\0\1\0\0\0\0;", "cannot be decoded (no JPEG or PNG)"),
+        (b"", "cannot be decoded (it is no picture)"),
+        (b"<html>moved</html>", "cannot be decoded (it is no picture)"),
+        (b"%!PS-Adobe-3.0", "cannot be decoded (it is no picture)"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "cannot be decoded ("),
     ],
-    ids=["gone", "empty", "html", "gif", "damaged"],
+    ids=["gone", "empty", "html", "postscript", "damaged"],
 )
 def test_pictures_that_are_none(flat, tmp_path, content, says):
     root = laid_out(tmp_path / "imagenet", flat, "train")

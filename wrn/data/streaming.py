@@ -1,5 +1,6 @@
 """The streaming loader: pictures are decoded and augmented by worker processes, and never all in memory."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -176,16 +177,17 @@ def _prepare(worker: int) -> None:  # noqa: ARG001
     """Begin a worker process. Only the training process may decide when it stops: see `_end_if_told`."""
     warnings.simplefilter("ignore")  # of damaged EXIF data, which nobody looks at
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    trainer = multiprocessing.parent_process()  # not always the system's parent: there are servers that fork for it
+    if hasattr(signal, "sigwaitinfo") and trainer is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_end_if_told, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_if_told, args=(trainer.pid,), daemon=True).start()
     else:  # macOS, Windows
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _end_if_told(parent: int) -> None:
+def _end_if_told(trainer: int | None) -> None:
     """Ctrl-C, `timeout` and schedulers signal every process; a worker that obeyed would take its batch with it."""
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != trainer:
         pass
     os._exit(0)
 
