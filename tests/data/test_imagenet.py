@@ -292,7 +292,7 @@ sys.exit(main({command!r}))
     assert "interrupted in epoch 1 after step 1 of 4, saved; the same command continues" in out
     with pytest.raises(ProcessLookupError):  # none of its group is left
         os.killpg(process.pid, 0)
-    wrn.train(recipe(), tmp_path / "run", root=flat, device="cpu", workers=1, quiet=True)
+    wrn.train(recipe(), tmp_path / "run", root=flat, device="cpu", workers=2, quiet=True)
     assert same(weights(tmp_path / "run"), whole)
 
 
@@ -487,7 +487,7 @@ def test_strangers_among_the_folders_do_not_matter(by_class, flat, tmp_path):
         (["train", "wrn-10-1", "--data", "imagenet", "--preprocess", "meanstd-own"], "take meanstd or unit"),
         (["train", "wrn-10-1", "--data", "imagenet", "--augment", "flip-crop"], "take imagenet or none"),
         (["train", "wrn-10-1", "--data", "imagenet", "--augment", "v1"], "take imagenet or none"),
-        (["train", "wrn-10-1", "--data", "digits", "--augment", "imagenet"], "take flip-crop, v1 or none"),
+        (["train", "wrn-10-1", "--data", "digits", "--augment", "imagenet"], "take flip-crop or v1 or none"),
         (["train", "wrn-10-1", "--data", "imagenet", "--workers", "0"], "must be at least 1"),
         (["data", "prepare", "imagenet", "--val-fraction", "0.1"], "has a test split of its own"),
         (["data", "prepare", "imagenet", "--url", "http://127.0.0.1/a", "--sha256", "0" * 64], "is not had from there"),

@@ -148,9 +148,7 @@ class Folder:
     def listing(self, progress: Progress, notice: Notice) -> Listing:  # noqa: ARG002  it was listed already
         """Where the pictures are, for the streaming loader. Raises ValueError for an archive."""
         if self._is_archive:
-            raise UsageError(
-                f"folder:{self.path}: --augment imagenet cannot stream from an archive; unpack it"
-            )
+            raise UsageError(f"folder:{self.path}: --augment imagenet cannot stream from an archive; unpack it")
         index = {label: number for number, label in enumerate(self.classes)}
         splits = {
             split: [(each.name, index[each.label], self._stamps[each.name][0]) for each in pictures]
