@@ -89,7 +89,7 @@ def test_show_of_a_set_without_augmentation_has_no_columns_of_it(run_wrn, tmp_pa
     [
         (["data", "shw"], 2, "did you mean show?"),
         (["data", "show", "digits", "--rows", "0"], 2, "--rows 0: must be at least 1"),
-        (["data", "show", "digits", "--augment", "imagenet"], 2, "take flip-crop, v1 or none"),
+        (["data", "show", "digits", "--augment", "imagenet"], 2, "take flip-crop or v1 or none"),
         (["info"], 2, "name a network or a data set"),
         (["info", "wrn-16-4", "--data", "digits"], 2, "name a network or a data set"),
         (["data", "info", "folder:nowhere"], 1, "there is nothing at that path"),

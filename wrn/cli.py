@@ -296,7 +296,8 @@ def _in_words(value: Any, meaning: str | None = None) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items()) or "the paper's, for CIFAR"
     if isinstance(value, (list, tuple)):
-        return " ".join(_in_words(each) for each in value)
+        more = f" and {len(value) - 100:,} more" if len(value) > 100 else ""
+        return " ".join(_in_words(each) for each in value[:100]) + more
     text = f"{value:,}" if type(value) is int else str(value)
     return f"{text}: {meaning}" if meaning and meaning != text else text
 

@@ -38,7 +38,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         temporary = scratch / path.name
         write(temporary)
+        readers = path.parent.stat().st_mode & 0o666
         for part in [*temporary.rglob("*"), temporary]:
+            if part.is_file():
+                part.chmod(readers)  # safetensors shuts out all others; let those read it who can read the folder
             sync(part)
         temporary.replace(path)
         sync(path.parent)

@@ -69,6 +69,7 @@ def test_whitened_training_data_has_the_covariance_the_formula_predicts():
     assert np.abs(found.mean(0)).max() < 1e-5
 
 
+@pytest.mark.slow  # a minute, of the singular value decomposition
 @pytest.mark.skipif(not JPEG.exists(), reason="needs data/cifar10-jpeg.tar.gz")
 def test_zca_is_the_formula_on_cifar_in_full_size():
     images = wrn.dataset(f"folder:{JPEG}").train.images[::10].numpy()

@@ -162,7 +162,6 @@ def _write(folder: Path, key: Mapping[str, Any], arrays: dict[str, np.ndarray], 
     folder.mkdir()
     file = folder / "arrays.safetensors"
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
-    file.chmod(folder.stat().st_mode & 0o666)  # safetensors shuts out all others, who may share the cache
     info = {"key": json.loads(_canonical(key)), "sha256": sha256_of(file), **info}
     write_json(folder / "info.json", info | {"seal": _seal(info)})
 

@@ -37,17 +37,16 @@ def prepared(wanted: Recipe) -> dict[str, Any]:
         "classes": len(info["classes"]),
         "class_names": info["classes"],
     }
-    if known.streamed:
-        return found
 
     def gone() -> NoReturn:
         raise Error(f"{folder}: was damaged and is removed; run wrn data prepare {wanted.data}")
 
     arrays = kept("data", label(wanted.data), source.key, gone, _unheard).arrays
+    found |= {"train_images": len(arrays["train_labels"]), "test_images": len(arrays["test_labels"])}
+    if known.streamed:
+        return found
     mean, std = channel_statistics(arrays["train_images"])
     return found | {
-        "train_images": len(arrays["train_labels"]),
-        "test_images": len(arrays["test_labels"]),
         "own_mean": [round(value, 3) for value in mean],
         "own_std": [round(value, 3) for value in std],
     }

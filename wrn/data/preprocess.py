@@ -21,7 +21,7 @@ class MeanStd(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in 0..255, of any number type -> float32 of the same shape."""
-        return (images.float() - self.mean) / self.std
+        return (images.float() - self.mean).div_(self.std)  # in place: one pass over memory less
 
     def constants(self) -> dict[str, Any]:
         """What a run stores to build this again."""

@@ -97,6 +97,10 @@ def _explained(error: Exception, execution: Execution) -> Error | None:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")
+    if "DataLoader worker" in reason:  # torch raises this wherever the training process happens to be
+        return Error(
+            f"decoding: a worker process was killed ({reason}); lower --workers, then run the same command again"
+        )
     if isinstance(error, SafetensorError):
         return Error(f"a file cannot be written: {reason}; free some space, then run the same command again")
     if execution.compile and type(error).__module__.startswith("torch._"):
