@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from wrn.data.batching import Dataset
 from wrn.data.catalog import label
-from wrn.data.loader import Dataset
 from wrn.files import write_whole
 from wrn.randomness import Draws
 from wrn.recipes import Recipe

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wrn.data.loader import Split
+from wrn.data.batching import Split
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from wrn import weights
 from wrn.data import pictures
+from wrn.data.batching import Dataset, Split
 from wrn.data.catalog import entry
-from wrn.data.loader import Dataset, Split, dataset
+from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wrn.data import whitening
-from wrn.data.loader import Dataset
+from wrn.data.batching import Dataset
 from wrn.data.preprocess import MeanStd, Preprocess
 from wrn.errors import Error, MissingError
 from wrn.files import sha256_of

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wrn.data import augment, whitening
 from wrn.data.arrays import Arrays, Progress, Request, Source, channel_statistics
+from wrn.data.batching import Dataset, generator_of, must_fit, order_of, steps
 from wrn.data.cache import Notice, decoded
 from wrn.data.catalog import Entry, entry, label
 from wrn.data.preparation import source_of
@@ -22,39 +23,6 @@ from wrn.display import Log, say
 from wrn.errors import Error, UsageError
 from wrn.randomness import key
 from wrn.recipes import Recipe, recipe
-
-
-class Split(Protocol):
-    """Images to train or test on, in batches of preprocessed float32 (N, 3, H, W) and labels int64 (N,)."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 (M,)."""
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """What lies between pixels in 0..255 and the batches."""
-
-    def __len__(self) -> int: ...
-
-    def steps(self, recipe: Recipe) -> int:
-        """Batches in an epoch."""
-
-    def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented batches of one epoch (counted from 1), from step `start` on.
-
-        Order and augmentation depend on (seed, epoch) and the sample's place alone. Before each batch torch's
-        generators are seeded for that step, so that dropout depends on (seed, epoch, step) alone.
-        """
-
-    def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches as they lie, without augmentation, for evaluation."""
-
-    def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Some images as `wrn.load`'s models take them, RGB in [0, 1], float32 (N, 3, H, W), and their labels (N,)."""
-
-    def views(self, places: Tensor, recipe: Recipe, *, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
-        """Some images to look at: pixels in 0..255, and preprocessed: as they are, then augmented in so many draws."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +60,7 @@ class Resident:
         order = order_of(len(self), seed, epoch).to(device)
         draws = None
         if recipe.augment != "none":
-            generator = _generator(seed, epoch, "augment")
+            generator = generator_of(seed, epoch, "augment")
             if recipe.augment == "v1":
                 draws = augment.draw_v1(len(self), recipe.batch_size, generator).to(device)
             else:
@@ -111,7 +79,7 @@ class Resident:
     def views(self, places: Tensor, recipe: Recipe, *, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
         made = [self._finished(self.ready[places])]
         for number in range(draws if recipe.augment != "none" else 0):
-            generator, count = _generator(seed, number, "show"), len(places)
+            generator, count = generator_of(seed, number, "show"), len(places)
             v1 = recipe.augment == "v1"
             drawn = augment.draw_v1(count, count, generator) if v1 else augment.draw(count, generator)
             made.append(self._finished(augment.take(self.ready, places, drawn)))
@@ -123,22 +91,6 @@ class Resident:
     def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in zip(self.ready.split(batch_size), self.labels.split(batch_size), strict=True):
             yield self._finished(images), labels
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The splits, the class names, and the hash of the decoded content. `val`: held out of train, if asked for."""
-
-    name: str
-    train: Split
-    test: Split
-    classes: tuple[str, ...]
-    fingerprint: str
-    val: Split | None = None
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.test.preprocess
 
 
 def dataset(
@@ -251,25 +203,3 @@ def _check(wanted: Recipe, known: Entry, request: Request) -> None:
         raise UsageError(f"--augment {wanted.augment}: not possible with {name}; take {' or '.join(possible)}")
     if (known.streamed or wanted.augment == "imagenet") and wanted.preprocess not in ("meanstd", "unit"):
         raise UsageError(f"--preprocess {wanted.preprocess}: {name} is never whole in memory; take meanstd or unit")
-
-
-def must_fit(made_for: Recipe, recipe: Recipe) -> None:
-    """Raise ValueError where a recipe says something else of the data than the one the data set was made for."""
-    for name in ("data", "image_size", "preprocess", "val", "labels", "label_noise", "val_fraction"):
-        there, here = getattr(made_for, name), getattr(recipe, name)
-        if there != here:
-            raise UsageError(f"{name}: the data set has {there} and the recipe {here}; make it by wrn.dataset(recipe)")
-
-
-def steps(images: int, recipe: Recipe) -> int:
-    """Batches in an epoch of so many images."""
-    return images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
-
-
-def order_of(count: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch's samples, (count,)."""
-    return torch.randperm(count, generator=_generator(seed, epoch, "order"))
-
-
-def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(key(seed, epoch, purpose))

@@ -17,12 +17,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from wrn.data import imagenet_transforms as transforms
 from wrn.data.arrays import Progress
+from wrn.data.batching import Dataset, must_fit, order_of, steps
 from wrn.data.cache import Notice
 from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from wrn.data.folder import Folder
 from wrn.data.imagenet import ImageNet
 from wrn.data.listing import Files
-from wrn.data.loader import Dataset, must_fit, order_of, steps
 from wrn.data.pictures import FORMATS
 from wrn.data.preprocess import MeanStd, Preprocess
 from wrn.data.splits import divide
@@ -81,7 +81,7 @@ class Streamed:
         return steps(len(self), recipe)
 
     def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `wrn.data.loader.Split`; images in channels_last layout."""
+        """See `wrn.data.batching.Split`; images in channels_last layout."""
         must_fit(self.made_for, recipe)
         order = order_of(len(self), seed, epoch)
         size = recipe.batch_size
@@ -97,17 +97,17 @@ class Streamed:
             yield self.preprocess(images), self.labels[places]
 
     def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `wrn.data.loader.Split`; images in channels_last layout."""
+        """See `wrn.data.batching.Split`; images in channels_last layout."""
         for images, places in self._made(_as_they_are(part) for part in torch.arange(len(self)).split(batch_size)):
             yield self.preprocess(images), self.labels[places]
 
     def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """See `wrn.data.loader.Split`."""
+        """See `wrn.data.batching.Split`."""
         [(images, places)] = self._made(iter([_as_they_are(torch.arange(len(self))[part])]))
         return images / 255, self.labels[places]
 
     def views(self, places: Tensor, recipe: Recipe, *, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
-        """See `wrn.data.loader.Split`."""
+        """See `wrn.data.batching.Split`."""
         numbers = range(draws if recipe.augment == "imagenet" else 0)
         plans = [_as_they_are(places)]
         plans += [[_Task(place, key(seed, number, place, "show")) for place in places.tolist()] for number in numbers]

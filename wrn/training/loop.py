@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wrn.data.loader import Dataset
+from wrn.data.batching import Dataset
 from wrn.data.preprocess import Whitening
 from wrn.display import Bar, Log
 from wrn.errors import Error

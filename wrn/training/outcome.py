@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wrn import weights
+from wrn.data.batching import Dataset
 from wrn.data.catalog import label
-from wrn.data.loader import Dataset
 from wrn.display import duration
 from wrn.evaluation import Scores
 from wrn.files import sha256_of, write_json, write_text, write_whole
