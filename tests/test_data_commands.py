@@ -55,7 +55,7 @@ def test_a_damaged_copy_is_said_by_info_and_made_again_by_prepare(run_wrn, empty
     content[-1] ^= 1
     file.write_bytes(content)
     code, _, err = run_wrn("data", "info", "digits")
-    assert (code, "was damaged and is removed; run wrn data prepare digits" in err) == (1, True)
+    assert (code, "is damaged; wrn data prepare digits makes it again" in err) == (1, True)
     assert run_wrn("data", "prepare", "digits")[0] == 0
 
 

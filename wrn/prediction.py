@@ -91,9 +91,9 @@ class TrainedModel(nn.Module):
     def _brought_to_size(self, image: Image.Image) -> Tensor:
         if not self.imagenet:
             return torch.from_numpy(pictures.to_square(image, self.image_size).copy())
-        from wrn.data.imagenet_transforms import rgb, validation
+        from wrn.data.imagenet_transforms import validation
 
-        return validation(rgb(image), self.image_size).permute(1, 2, 0)
+        return validation(image, self.image_size).permute(1, 2, 0)
 
 
 def load(path: str | Path, device: str = "cpu") -> TrainedModel:

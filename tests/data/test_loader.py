@@ -123,3 +123,10 @@ def test_a_recipe_that_says_otherwise_of_the_data_is_refused(digits):
             digits.train.batches(recipe(**fields), seed=0, epoch=1)
     with pytest.raises(ValueError, match="data: the data set has digits and the recipe cifar10"):
         digits.train.batches(wrn.recipe("wrn-10-1", data="cifar10"), seed=0, epoch=1)
+
+
+def test_an_augmentation_of_the_other_loader_is_refused(digits):
+    import dataclasses
+
+    with pytest.raises(ValueError, match="augment: the data set has flip-crop or v1 or none and the recipe imagenet"):
+        digits.train.batches(dataclasses.replace(recipe(), augment="imagenet"), seed=0, epoch=1)

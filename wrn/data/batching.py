@@ -62,12 +62,20 @@ class Dataset:
         return self.test.preprocess
 
 
-def must_fit(made_for: Recipe, recipe: Recipe) -> None:
-    """Raise ValueError where a recipe says something else of the data than the one the data set was made for."""
+def must_fit(made_for: Recipe, recipe: Recipe, augment: tuple[str, ...]) -> None:
+    """Raise ValueError where a recipe says something else of the data than the one the data set was made for.
+
+    `augment`: what this loader can do. Without the check another augmentation would silently be none, or ours.
+    """
     for name in ("data", "image_size", "preprocess", "val", "labels", "label_noise", "val_fraction"):
         there, here = getattr(made_for, name), getattr(recipe, name)
         if there != here:
             raise UsageError(f"{name}: the data set has {there} and the recipe {here}; make it by wrn.dataset(recipe)")
+    if recipe.augment not in augment:
+        ours = " or ".join(augment)
+        raise UsageError(
+            f"augment: the data set has {ours} and the recipe {recipe.augment}; make it by wrn.dataset(recipe)"
+        )
 
 
 def steps(images: int, recipe: Recipe) -> int:

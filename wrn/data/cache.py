@@ -35,7 +35,6 @@ class Kept:
 
     arrays: dict[str, np.ndarray]
     info: dict[str, Any]
-    folder: Path
 
 
 def cache_dir() -> Path:
@@ -69,14 +68,12 @@ def kept(
             try:
                 info = _info(folder, key)
                 if fits is None or fits(info):
-                    return Kept(_arrays(folder, info, notice), info, folder)
+                    return Kept(_arrays(folder, info, notice), info)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 notice(f"cache {folder}: damaged ({error}); making it again")
-                with explained():
-                    shutil.rmtree(folder)
         _make(folder, key, make)
         info = _info(folder, key)
-        return Kept(_arrays(folder, info, notice), info, folder)
+        return Kept(_arrays(folder, info, notice), info)
 
 
 @contextmanager
@@ -153,7 +150,7 @@ def _make(folder: Path, key: Mapping[str, Any], make: Callable[[], Any]) -> None
     """Apart from `kept`, so that the arrays are gone from memory before they are read back."""
     arrays, info = make()
     with explained():
-        if folder.exists():  # from elsewhere than the user wants it; it stays until there is something better
+        if folder.exists():  # damaged, or from elsewhere than it is wanted; it stays until there is something better
             shutil.rmtree(folder)
         write_whole(folder, lambda temporary: _write(temporary, key, arrays, info))
 

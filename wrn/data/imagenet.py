@@ -17,7 +17,7 @@ import numpy as np
 from wrn.data.arrays import Progress, Request
 from wrn.data.cache import Notice, kept
 from wrn.data.catalog import DATASETS
-from wrn.data.listing import Files, Listing, fingerprint_of, packed
+from wrn.data.listing import Files, Found, Listing, fingerprint_of, packed
 from wrn.errors import Error, MissingError
 
 CLASSES = 1000
@@ -28,7 +28,6 @@ _DEVKIT = "ILSVRC2012_devkit_t12"
 _TRUTH, _META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 
 Entry = tuple[dict[str, np.ndarray], dict[str, Any]]  # of the cache: arrays, and what else is known
-Picture = tuple[str, int, int]  # path below the root, label, size in bytes
 
 
 class ImageNet:
@@ -118,13 +117,13 @@ def _pictures(folder: Path) -> list[tuple[str, int]]:
         )
 
 
-def _by_class(root: Path, folder: str, classes: Sequence[str], progress: Progress) -> list[Picture]:
+def _by_class(root: Path, folder: str, classes: Sequence[str], progress: Progress) -> Found:
     here = _classes(root / folder)
     if strangers := sorted(set(here) - set(classes)):
         raise Error(f"imagenet: {root / folder} has a class {strangers[0]} that train/ lacks; complete train/")
     if missing := sorted(set(classes) - set(here)):
         raise Error(f"imagenet: {root / folder} lacks the class {missing[0]} that train/ has; complete it")
-    found: list[Picture] = []
+    found: list[tuple[str, int, int]] = []
     for label, name in enumerate(classes):
         pictures = _pictures(root / folder / name)
         if not pictures:
@@ -134,7 +133,7 @@ def _by_class(root: Path, folder: str, classes: Sequence[str], progress: Progres
     return found
 
 
-def _flat(root: Path, classes: Sequence[str]) -> list[Picture]:
+def _flat(root: Path, classes: Sequence[str]) -> Found:
     """The labels of `val/ILSVRC2012_val_*.JPEG` are lines of the devkit's ground truth, by the pictures' numbers."""
     pictures = [(match, size) for name, size in _pictures(root / "val") if (match := _FLAT.fullmatch(name))]
     if not pictures:

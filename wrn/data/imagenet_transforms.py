@@ -2,16 +2,17 @@
 
 What torchvision computes differently is our own here: the crop's aspect, torch7's bicubic, colours that are not clipped
 and .299 for red's part of grey, and the centre of an odd margin (up; torchvision: to even). Pixels are float32 in
-0..255, not clipped and not normalised. Every draw is from the generator given, as many for each picture.
+0..255, not clipped and not normalised. As there, EXIF's orientation is ignored: some of ImageNet's files are turned.
+Every draw is from the generator given, as many for each picture.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from wrn.data.pictures import rgb
 from wrn.errors import Error
 
 try:
@@ -47,13 +48,6 @@ def training(image: Image.Image, size: int, generator: Generator) -> Tensor:
 def validation(image: Image.Image, size: int) -> Tensor:
     """Shorter side to 256 / 224 of `size`, the centre of it: float32 (3, size, size)."""
     return centre(rgb(image), round(size * 256 / 224), size)
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB. EXIF's orientation is ignored, as fb.resnet.torch does: some of ImageNet's files are turned."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    return image.convert("RGB")
 
 
 def draw_crop(width: int, height: int, generator: Generator) -> Box | None:

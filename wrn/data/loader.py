@@ -16,7 +16,7 @@ from wrn.data.batching import Dataset, generator_of, must_fit, order_of, steps
 from wrn.data.cache import Notice, decoded
 from wrn.data.catalog import Entry, entry, label
 from wrn.data.preparation import source_of
-from wrn.data.preprocess import MeanStd, Preprocess, Whitening
+from wrn.data.preprocess import UNIT, MeanStd, Preprocess, Whitening
 from wrn.data.resize import Resized
 from wrn.data.splits import divide
 from wrn.display import Log, say
@@ -55,7 +55,7 @@ class Resident:
 
     def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Split`; images in channels_last layout. What an epoch needs is made before the first batch."""
-        must_fit(self.made_for, recipe)
+        must_fit(self.made_for, recipe, ("flip-crop", "v1", "none"))
         images, device = self.ready, self.images.device
         order = order_of(len(self), seed, epoch).to(device)
         draws = None
@@ -180,7 +180,7 @@ def _fit(wanted: Recipe, train: Arrays, progress: Progress, notice: Notice) -> P
     if not len(train.images):
         raise Error(f"{wanted.data}: holds nothing to train on; lay pictures out as train/CLASS/* and test/CLASS/*")
     if wanted.preprocess == "unit":
-        return MeanStd((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+        return MeanStd(*UNIT)
     if wanted.preprocess == "zca":
         return whitening.fitted(label(wanted.data), train.images, progress, notice)
     if wanted.preprocess == "meanstd" and known.mean and known.std:

@@ -41,9 +41,7 @@ def to_square(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
     """RGB, upright, shorter side resized to `image_size`, centre cropped; a picture of that size stays untouched."""
     with contextlib.suppress(Exception):  # damaged EXIF data is no reason to refuse a good picture
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    image = image.convert("RGB")
+    image = rgb(image)
     width, height = image.size
     if min(width, height) != image_size:
         scale = image_size / min(width, height)
@@ -51,3 +49,10 @@ def to_square(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
         image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
     return np.asarray(image.crop((left, top, left + image_size, top + image_size)))
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB, as it lies: EXIF's orientation is not looked at."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    return image.convert("RGB")

@@ -39,7 +39,7 @@ def prepared(wanted: Recipe) -> dict[str, Any]:
     }
 
     def gone() -> NoReturn:
-        raise Error(f"{folder}: was damaged and is removed; run wrn data prepare {wanted.data}")
+        raise Error(f"{folder}: is damaged; wrn data prepare {wanted.data} makes it again")
 
     arrays = kept("data", label(wanted.data), source.key, gone, _unheard).arrays
     found |= {"train_images": len(arrays["train_labels"]), "test_images": len(arrays["test_labels"])}

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+UNIT = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
+"""The mean and deviation that divide by 255: the paper's SVHN."""
+
 
 class MeanStd(nn.Module):
     """Subtract the mean and divide by the standard deviation of each channel; all in units of 0..255."""

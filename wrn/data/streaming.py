@@ -23,8 +23,8 @@ from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from wrn.data.folder import Folder
 from wrn.data.imagenet import ImageNet
 from wrn.data.listing import Files
-from wrn.data.pictures import FORMATS
-from wrn.data.preprocess import MeanStd, Preprocess
+from wrn.data.pictures import FORMATS, rgb
+from wrn.data.preprocess import UNIT, MeanStd, Preprocess
 from wrn.data.splits import divide
 from wrn.errors import Error
 from wrn.randomness import key
@@ -52,7 +52,7 @@ class Pictures(TorchDataset[tuple[int, Tensor | str]]):
         path = f"{self.root}/{self.files.path(task.place)}"
         try:
             with Image.open(path, formats=FORMATS) as image:
-                picture = transforms.rgb(image)
+                picture = rgb(image)
         except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
             why = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
             why = getattr(error, "strerror", None) or why  # the system's own words do not name the file again
@@ -82,7 +82,7 @@ class Streamed:
 
     def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `wrn.data.batching.Split`; images in channels_last layout."""
-        must_fit(self.made_for, recipe)
+        must_fit(self.made_for, recipe, ("imagenet", "none"))
         order = order_of(len(self), seed, epoch)
         size = recipe.batch_size
         augmented = recipe.augment == "imagenet"
@@ -206,7 +206,7 @@ def streamed(
     listing = source.listing(progress, notice)
     if fitted is None and not len(listing.train):
         raise Error(f"{wanted.data}: holds nothing to train on; lay pictures out as train/CLASS/* and test/CLASS/*")
-    constants: Any = ((0.0,) * 3, (255.0,) * 3) if wanted.preprocess == "unit" else (IMAGENET_MEAN, IMAGENET_STD)
+    constants = UNIT if wanted.preprocess == "unit" else (IMAGENET_MEAN, IMAGENET_STD)
     preprocess = (fitted or MeanStd(*constants)).to(device)
     parts = divide(listing.train.labels, len(listing.classes), wanted, seed)
 
