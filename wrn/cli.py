@@ -171,8 +171,12 @@ def info(
     model: Annotated[Positional[str | None], _option("such as wrn-28-10", "MODEL")] = None,
     *,
     data: Annotated[str | None, _option("show this data set, as `wrn data info` does", "DATA")] = None,
-    num_classes: Annotated[int, arg(help="classes to tell apart")] = 10,
-    image_size: Annotated[int, arg(help="side of the images")] = 32,
+    num_classes: Annotated[
+        int | None, _option("classes to tell apart (default: 10, ImageNet's networks 1000)", "INT")
+    ] = None,
+    image_size: Annotated[
+        int | None, _option("side of the images (default: 32, ImageNet's networks 224)", "INT")
+    ] = None,
     in_channels: Annotated[int, arg(help="channels of the images")] = 3,
     depth_rule: Annotated[
         Literal["true", "nominal"] | None,

@@ -1,24 +1,32 @@
 """What `wrn list` shows. No torch."""
 
 import dataclasses
+import json
+from importlib.resources import files
 from typing import Any
 
 from wrn.data.catalog import AUGMENTATIONS, DATASETS, PREPROCESSING, entry
 from wrn.data.preparation import prepared
-from wrn.models.names import MODELS, parameter_count, parse
+from wrn.models.names import MODELS, parse, rule_of
 from wrn.recipes import RECIPES, Recipe, recipe
 
 _OF_DATA = ("preprocess", "val", "labels", "label_noise")
 
 
 def models() -> list[dict[str, Any]]:
-    """The paper's networks, their parameters with 10 classes, and where in the paper they stand."""
-    rows = []
-    for name, source in MODELS.items():
-        spec = parse(name, "nominal" if "nominal" in source else "true")
-        params = parameter_count(spec.blocks_per_group, spec.widen_factor, spec.kernels)
-        rows.append({"model": name, "parameters": params, "blocks a group": spec.blocks_per_group, "source": source})
-    return rows
+    """The paper's networks: size with 10 classes, ImageNet's with 1,000, own recipe, where they stand."""
+    sizes = json.loads(files("wrn.models").joinpath("sizes.json").read_text(encoding="utf-8"))
+    return [
+        {
+            "model": name,
+            "parameters": sizes[name]["params"],
+            "MACs": sizes[name]["macs"],
+            "image": parse(name, rule_of(source)).image_size,
+            "own recipe": parse(name, rule_of(source)).recipe,
+            "source": source,
+        }
+        for name, source in MODELS.items()
+    ]
 
 
 def data_sets() -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wrn
-from wrn.models.names import MODELS, parameter_count, parse
+from wrn.models.families import parameter_count
+from wrn.models.names import MODELS, parse
 
 
 @pytest.mark.parametrize("name", ["wrn-28-10", "WRN-28-10", "wrn_28_10", "wrn-28-10-b33", "wrn-28-10-b(3,3)"])
@@ -14,11 +15,11 @@ def test_spellings_of_one_network(name):
 
 
 def test_blocks_and_depth_rules():
-    assert parse("wrn-40-2-b(3,1,3)", "true").blocks_per_group == 4
-    assert parse("wrn-40-2-b313", "nominal").blocks_per_group == 6
+    assert parse("wrn-40-2-b(3,1,3)", "true").arguments["blocks_per_group"] == 4
+    assert parse("wrn-40-2-b313", "nominal").arguments["blocks_per_group"] == 6
     assert parse("wrn-40-2-b313", "nominal").name == "wrn-40-2-b313"
-    assert parse("wrn-28-0.5").widen_factor == 0.5
-    assert parse("wrn-13-2-b313").blocks_per_group == 1  # only the true rule fits: nothing to choose
+    assert parse("wrn-28-0.5").arguments["widen_factor"] == 0.5
+    assert parse("wrn-13-2-b313").arguments["blocks_per_group"] == 1  # only the true rule fits: nothing to choose
 
 
 def test_ambiguous_depth_shows_both_readings():
@@ -63,14 +64,24 @@ def test_num_classes_must_be_said():
 def test_printed_names_are_read_back(blocks, k, kernels):
     suffix = "".join(map(str, kernels))
     spec = parse(f"wrn-{3 * len(kernels) * blocks + 4}-{k!r}-b{suffix}", "true")
-    assert (spec.blocks_per_group, spec.widen_factor, spec.kernels) == (blocks, k, tuple(kernels))
+    assert (spec.arguments["blocks_per_group"], spec.arguments["widen_factor"], spec.arguments["kernels"]) == (
+        blocks,
+        k,
+        tuple(kernels),
+    )
     assert parse(spec.name, "true") == spec
 
 
 @pytest.mark.parametrize("name", ["wrn-10-1", "wrn-16-1.5", "wrn-13-2-b313", "wrn-16-0.5"])
 def test_the_formula_counts_as_the_modules_do(name):
     spec = parse(name)
-    formula = parameter_count(spec.blocks_per_group, spec.widen_factor, spec.kernels, num_classes=12, in_channels=4)
+    formula = parameter_count(
+        spec.arguments["blocks_per_group"],
+        spec.arguments["widen_factor"],
+        spec.arguments["kernels"],
+        num_classes=12,
+        in_channels=4,
+    )
     assert formula == wrn.describe(name, num_classes=12, in_channels=4).params
 
 

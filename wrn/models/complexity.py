@@ -1,15 +1,16 @@
 """Size and work of a network, measured on the meta device from the module itself: nothing is allocated or computed."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from wrn.errors import UsageError
 from wrn.models.creation import create_model
-from wrn.models.names import DepthRule, parse
+from wrn.models.families import DepthRule
+from wrn.models.names import MODELS, parse, rule_of
 
 _BATCH = 256  # figures are for one image; over many, what does not grow with them (BN's statistics) rounds away
 
@@ -59,27 +60,38 @@ class Complexity:
 def describe(
     name: str,
     *,
-    num_classes: int = 10,
-    image_size: int = 32,
+    num_classes: int | None = None,
+    image_size: int | None = None,
     in_channels: int = 3,
     depth_rule: DepthRule | None = None,
 ) -> Complexity:
     """Parameters, MACs, conv layers and activation bytes of a network, in total and by group.
 
+    Of 10 classes and images of 32 pixels, ImageNet networks of 1,000 and 224, unless told otherwise.
+
     MACs count 2 FLOPs each and leave out BN, ReLU, additions and pooling, as is usual. Activation bytes are those of
     the distinct tensors that autograd saves in training mode. Raises ValueError as `create_model` does.
     """
-    if image_size < 4:
-        raise UsageError(f"image size {image_size}: must be at least 4 to survive two halvings")
+    spec = parse(name, depth_rule)
+    classes, size = (spec.classes if num_classes is None else num_classes), image_size or spec.image_size
     with torch.device("meta"):
-        model = create_model(name, num_classes=num_classes, in_channels=in_channels, depth_rule=depth_rule)
-        images = torch.empty(_BATCH, in_channels, image_size, image_size)
-    parts = measure(model, images)
-    return Complexity(parse(name, depth_rule).name, num_classes, (in_channels, image_size, image_size), tuple(parts))
+        model = create_model(
+            name,
+            num_classes=classes,
+            drop_path=0.0,  # all blocks are computed
+            in_channels=in_channels,
+            image_size=image_size,
+            depth_rule=depth_rule,
+        )
+        images = torch.empty(_BATCH, in_channels, size, size)
+    return Complexity(spec.name, classes, (in_channels, size, size), tuple(measure(model, images)))
 
 
 def measure(model: nn.Module, images: Tensor) -> list[Part]:
-    """The parts of `model`, its direct children, in the order they run on `images` (both on the meta device)."""
+    """The parts of `model`, its direct children, in the order they run on `images` (both on the meta device).
+
+    Last those that do not run, such as companion classifiers: they have parameters alone.
+    """
     children = dict(model.named_children())
     names = {child: name for name, child in children.items()}
     outputs: dict[str, tuple[int, ...]] = {}
@@ -117,11 +129,26 @@ def measure(model: nn.Module, images: Tensor) -> list[Part]:
     return [
         Part(
             name=name,
-            output=outputs[name],
+            output=outputs.get(name, ()),
             params=sum(p.numel() for p in children[name].parameters()),
             macs=sum(flops.get(f"{root}.{name}", {}).values()) // 2 // len(images),
             conv_layers=sum(isinstance(part, nn.Conv2d) for part in children[name].modules()),
-            activation_bytes=sum(t.untyped_storage().nbytes() for t in saved[name].values()) // len(images),
+            activation_bytes=sum(t.untyped_storage().nbytes() for t in saved.get(name, {}).values()) // len(images),
         )
-        for name in outputs
+        for name in [*outputs, *(name for name in children if name not in outputs)]
+        if outputs.get(name) or any(True for _ in children[name].parameters())
     ]
+
+
+SIZES = Path(__file__).with_name("sizes.json")
+
+
+def write_sizes() -> None:
+    """Write the size of every listed network, so that a list takes no torch: `python -m wrn.models.complexity`."""
+    found = {name: describe(name, depth_rule=rule_of(source)) for name, source in MODELS.items()}
+    lines = [f'  "{name}": {{"params": {each.params}, "macs": {each.macs}}}' for name, each in found.items()]
+    SIZES.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_sizes()

@@ -1,12 +1,16 @@
 """From a name to a network."""
 
+import importlib
+from typing import Any
+
 import torch
 from torch import nn
 
 from wrn.errors import UsageError
+from wrn.models.families import DepthRule, Spec
 from wrn.models.initialisation import BnInit, ConvInit, LinearInit, initialise
-from wrn.models.names import DepthRule, parse
-from wrn.models.wide_resnet import WideResNet
+from wrn.models.names import parse
+from wrn.models.stochastic_depth import Per, set_stochastic_depth
 
 
 def create_model(
@@ -14,7 +18,10 @@ def create_model(
     *,
     num_classes: int,
     dropout: float = 0.0,
+    drop_path: float | None = None,
+    drop_path_per: Per = "batch",
     in_channels: int = 3,
+    image_size: int | None = None,
     depth_rule: DepthRule | None = None,
     conv_init: ConvInit = "fan-in",
     bn_init: BnInit = "ones",
@@ -23,16 +30,38 @@ def create_model(
 ) -> nn.Module:
     """The network of that name, fp32: preprocessed images (N, in_channels, H, W) -> logits (N, num_classes).
 
+    `drop_path`: stochastic depth, the probability that the last residual block is left out in training (1 - p_L), the
+    others in proportion; drawn per "batch" or "sample"; None: as the name has it. `image_size`: the side of the images,
+    of which most networks take any that leaves a pixel; `dsn` is built for one (32 unless told).
     `seed` makes the initial weights its function; without one they come from torch's global generator.
-    Raises ValueError for a name, depth, class count or dropout that makes no sense.
+    Raises ValueError for a name, depth, class count, image size or dropout that makes no sense, and for what the
+    network does not have.
     """
     spec = parse(name, depth_rule)
     if not (isinstance(dropout, (int, float)) and 0.0 <= dropout < 1.0):
         raise UsageError(f"dropout {dropout}: not a probability in [0, 1); the paper uses 0.3 (CIFAR) and 0.4 (SVHN)")
     if num_classes < 1 or in_channels < 1:
         raise UsageError(f"model {name!r}: needs at least one class and one input channel")
-    model = WideResNet(spec.blocks_per_group, spec.widen_factor, num_classes, spec.kernels, dropout, in_channels)
+    if image_size is not None and image_size < spec.smallest:
+        raise UsageError(f"image size {image_size}: {spec.name} needs at least {spec.smallest}; nothing would be left")
+    if dropout and not spec.dropout:
+        raise UsageError(f"dropout {dropout}: {spec.name} has none; leave it out")
+    model = _built(spec, num_classes, dropout, in_channels, image_size)
+    if spec.drop_path is not None or drop_path:
+        set_stochastic_depth(model, spec.drop_path or 0.0 if drop_path is None else drop_path, drop_path_per)
     if not next(model.parameters()).is_meta:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         initialise(model, conv_init, bn_init, linear_init, generator)
+    return model
+
+
+def _built(spec: Spec, num_classes: int, dropout: float, in_channels: int, image_size: int | None) -> nn.Module:
+    arguments: dict[str, Any] = {**spec.arguments, "num_classes": num_classes, "in_channels": in_channels}
+    if spec.dropout:
+        arguments["dropout"] = dropout
+    if spec.one_size:
+        arguments["image_size"] = image_size or spec.image_size
+    module, _, name = spec.builder.partition(":")
+    model = getattr(importlib.import_module(module), name)(**arguments)
+    assert isinstance(model, nn.Module)
     return model

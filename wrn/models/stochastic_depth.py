@@ -1,0 +1,70 @@
+"""Stochastic depth (Huang et al. 2016, arXiv 1603.09382), an option of every residual network here.
+
+In training a block's branch is left out by chance, the more often the deeper it lies: block l of L survives with
+p_l = 1 - l / L (1 - p_L).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from wrn.errors import Error, UsageError, unknown
+
+Per = Literal["batch", "sample"]
+
+
+@dataclass(frozen=True)
+class Path:
+    """What a residual block does with its branch. `drop` is 1 - p_l.
+
+    per "batch": one draw for the whole minibatch, whose block is then not computed; the branch counts in full in
+    training and is scaled by p_l in evaluation, as in the paper and its code. per "sample": a draw for each image, what
+    survives is divided by p_l in training, evaluation is plain: torchvision's op, also known as DropPath.
+    """
+
+    drop: float = 0.0
+    per: Per = "batch"
+
+    def closed(self, training: bool) -> bool:
+        """Whether the branch is left out for this whole minibatch; draws from torch's CPU generator."""
+        return training and self.per == "batch" and self.drop > 0 and torch.rand(()).item() < self.drop
+
+    def scaled(self, branch: Tensor, training: bool) -> Tensor:
+        """The branch (N, C, H, W) as it is added to the shortcut."""
+        if self.drop == 0:
+            return branch
+        if self.per == "batch":
+            return branch if training else branch * (1 - self.drop)
+        return _torchvision_op(branch, self.drop, "row", training)
+
+
+class Residual(nn.Module):
+    """A block whose branch can be left out."""
+
+    path = Path()
+
+
+def set_stochastic_depth(model: nn.Module, drop: float, per: Per = "batch") -> None:
+    """Let the last block of `model` be left out with probability `drop` = 1 - p_L, the others in proportion.
+
+    Raises ValueError for a network without residual blocks, and for a `drop` outside [0, 1).
+    """
+    if not 0.0 <= drop < 1.0:
+        raise UsageError(f"drop path {drop}: not a probability in [0, 1); the paper of stochastic depth uses 0.5")
+    if per not in get_args(Per):
+        raise unknown("drop path per", per, get_args(Per))
+    blocks = [part for part in model.modules() if isinstance(part, Residual)]
+    if drop and not blocks:
+        raise UsageError(f"drop path {drop}: this network has no residual blocks; leave it out")
+    for number, block in enumerate(blocks, start=1):
+        block.path = Path(number / len(blocks) * drop, per)
+
+
+def _torchvision_op(branch: Tensor, drop: float, mode: str, training: bool) -> Tensor:
+    try:
+        from torchvision.ops import stochastic_depth
+    except ImportError:
+        raise Error("drop path per sample: needs torchvision; pip install 'wrn[data]'") from None
+    return stochastic_depth(branch, drop, mode, training)
