@@ -35,9 +35,11 @@ def test_list(run_wrn):
         "wrn-28-10"
     ).params
     assert {row["data"] for row in listing["data"]} >= {"digits", "folder:PATH", "svhn", "imagenet"}
-    nesterov = next(row for row in listing["recipes"] if row["field"] == "nesterov")
-    assert (nesterov["paper"], nesterov["authors"], nesterov["authors-pytorch"]) == ("yes", "yes", "no")
-    assert "reset_momentum" in run_wrn("list", "recipes")[1]
+    fields = {row["recipe"]: row["fields"] for row in listing["recipes"]}
+    assert fields["paper"]["nesterov"] is True
+    assert "nesterov" not in fields["authors"]  # as the paper
+    assert fields["authors-pytorch"]["nesterov"] is False
+    assert "reset_momentum yes" in run_wrn("list", "recipes")[1]
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["list"], ["info"]])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wrn.recipes import Recipe, recipe
     from wrn.runs import Run
     from wrn.training.loop import network_of
+    from wrn.training.objective import objective
     from wrn.training.optim import optimizer, start_epoch
     from wrn.training.session import train
 
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate",
     "load",
     "network_of",
+    "objective",
     "optimizer",
     "recipe",
     "start_epoch",
@@ -46,6 +48,7 @@ _HOME = {
     "evaluate": "wrn.evaluation",
     "load": "wrn.prediction",
     "network_of": "wrn.training.loop",
+    "objective": "wrn.training.objective",
     "optimizer": "wrn.training.optim",
     "recipe": "wrn.recipes",
     "start_epoch": "wrn.training.optim",

@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from wrn.data.catalog import AUGMENTATIONS, PREPROCESSING, Augment, Preprocess
 from wrn.errors import Error, UsageError, unknown
-from wrn.recipes import RECIPES, Recipe, recipe
+from wrn.recipes import Recipe, recipe
 
 _SET_ELSEWHERE = ("recipe", "model", "data")
 
@@ -26,10 +26,21 @@ def _option(meaning: str, metavar: str | None = None) -> Any:
     return arg(metavar=metavar, help=meaning, help_behavior_hint="")
 
 
+_METAVARS: dict[Any, str] = {
+    int: "INT",
+    int | None: "INT",
+    float: "FLOAT",
+    float | None: "FLOAT",
+    bool: "true|false",
+    str | None: "NAME",
+    tuple[int, ...]: "INT [INT ...]",
+    tuple[float, ...]: "FLOAT [FLOAT ...]",
+}
+
+
 def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
     """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
-    names = {int: "INT", int | None: "INT", float: "FLOAT", bool: "true|false", tuple[int, ...]: "INT [INT ...]"}
-    metavar = names.get(kind) or "|".join(a for a in str(kind).split("'")[1::2])
+    metavar = _METAVARS.get(kind) or "|".join(a for a in str(kind).split("'")[1::2])
     help_ = f"{field.metadata['meaning']} (default: the recipe's)"
     if kind is bool:
         kind = Literal["true", "false"]
@@ -62,7 +73,9 @@ def train(
     flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
     data: Annotated[str | None, _option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")] = None,
-    recipe_: Annotated[str, arg(name="recipe", metavar="|".join(RECIPES), help="see `wrn list recipes`")] = "paper",
+    recipe_: Annotated[
+        str, arg(name="recipe", metavar="NAME", help="see `wrn list recipes`; own: that of the network's own paper")
+    ] = "paper",
     seed: Annotated[int, arg(help="what every random draw follows from")] = 0,
     device: Device = None,
     precision: Precision = None,
@@ -161,9 +174,7 @@ def list_(
         rows = listings[name]()
         table = _table(*rows[0], title=name if len(chosen) > 1 else None)
         for row in rows:
-            table.add_row(
-                *("" if value is None else f"{value:,}" if type(value) is int else str(value) for value in row.values())
-            )
+            table.add_row(*("" if value is None else _in_words(value) for value in row.values()))
         _print(table)
 
 
@@ -301,7 +312,7 @@ def _in_words(value: Any, meaning: str | None = None) -> str:
         return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items()) or "the paper's, for CIFAR"
     if isinstance(value, (list, tuple)):
         more = f" and {len(value) - 100:,} more" if len(value) > 100 else ""
-        return " ".join(_in_words(each) for each in value[:100]) + more
+        return " ".join(_in_words(each) for each in value[:100]) + more if value else "none"
     text = f"{value:,}" if type(value) is int else str(value)
     return f"{text}: {meaning}" if meaning and meaning != text else text
 

@@ -1,6 +1,5 @@
 """What `wrn list` shows. No torch."""
 
-import dataclasses
 import json
 from importlib.resources import files
 from typing import Any
@@ -9,8 +8,6 @@ from wrn.data.catalog import AUGMENTATIONS, DATASETS, PREPROCESSING, entry
 from wrn.data.preparation import prepared
 from wrn.models.names import MODELS, parse, rule_of
 from wrn.recipes import RECIPES, Recipe, recipe
-
-_OF_DATA = ("preprocess", "val", "labels", "label_noise")
 
 
 def models() -> list[dict[str, Any]]:
@@ -72,21 +69,25 @@ def data_set(data: str, **fields: Any) -> dict[str, Any]:
 
 
 def recipes() -> list[dict[str, Any]]:
-    """Every field of the recipes whose value differs between them, or that a number stands for."""
-    named = {name: Recipe(recipe=name, **changes) for name, changes in RECIPES.items()}
-    hidden = ("recipe", "model", "data", "depth_rule", "val_fraction", "image_size", "augment", "dropout", *_OF_DATA)
-    return [
-        {
-            "field": field.name,
-            **{name: _text(getattr(each, field.name)) for name, each in named.items()},
-            "meaning": field.metadata["meaning"],
-        }
-        for field in dataclasses.fields(Recipe)
-        if field.name not in hidden
-    ]
+    """The named recipes: where from, and every field in which they differ from the paper's; of that, what it is."""
+    usual = Recipe().to_dict()
+    rows = []
+    for name, named in RECIPES.items():
+        changes = Recipe.from_dict(named.fields).to_dict()
+        told = _TOLD if name == "paper" else [f for f in changes if changes[f] != usual[f] and f != "schedule_epochs"]
+        on = {data: {f: v for f, v in more.items() if f != "schedule_epochs"} for data, more in named.on.items()}
+        rows.append(
+            {
+                "recipe": name,
+                "source": named.source,
+                "fields": {field: changes[field] for field in told},
+                "on single data sets": on or None,
+            }
+        )
+    return rows
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+_TOLD = (
+    "optimizer", "epochs", "batch_size", "lr", "lr_decay", "milestones", "momentum", "nesterov", "weight_decay",
+    "reset_momentum", "drop_last", "conv_init", "bn_init", "linear_init", "pad", "padding",
+)  # fmt: skip

@@ -19,8 +19,6 @@ from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate
-from wrn.models.creation import create_model
-from wrn.models.wide_resnet import WideResNet
 from wrn.training.precision import choose, forbid_tf32
 
 
@@ -48,7 +46,7 @@ class TrainedModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features of RGB images in [0, 1]: (N, 3, H, W) -> (N, F)."""
-        return cast(WideResNet, self.network).features(self.preprocess(images * 255))
+        return cast(Any, self.network).features(self.preprocess(images * 255))
 
     @torch.inference_mode()
     def predict(self, images: Any, batch_size: int = 256) -> Tensor:
@@ -105,14 +103,8 @@ def load(path: str | Path, device: str = "cpu") -> TrainedModel:
     """
     forbid_tf32()
     header = weights.header_of(path)
+    network = weights.network_of(path)
     try:
-        network = create_model(
-            header["model"],
-            num_classes=len(header["classes"]),
-            dropout=header["dropout"],
-            depth_rule=header["depth_rule"],
-        )
-        network.load_state_dict(weights.tensors_of(path))
         preprocess = weights.preprocess_of(path)
         imagenet = header.get("augment") == "imagenet" or entry(header["data"]).streamed
         model = TrainedModel(network, preprocess, header["classes"], header["image_size"], imagenet)

@@ -1,7 +1,8 @@
 """What to run, as data: frozen, comparable, JSON in and out. No torch.
 
-A named recipe is the paper's text (`paper`) or one of its two released codes. A data set may change it where the paper
-itself does (SVHN). Whatever else differs from the name is a deviation, and is reported with the result.
+A named recipe is the paper's text (`paper`), one of its two released codes, or what the paper of another network did. A
+data set may change it where the paper itself does (SVHN). Whatever else differs from the name is a deviation, and is
+reported with the result.
 """
 
 import dataclasses
@@ -12,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from wrn.data.catalog import Augment, Preprocess, entry
+from wrn.data.catalog import Augment, Padding, Preprocess, entry
 from wrn.errors import UsageError, unknown
 from wrn.models.names import parse
+from wrn.named_recipes import RECIPES as RECIPES
 
 
 def knob(default: Any, meaning: str) -> Any:
@@ -32,31 +34,54 @@ class Recipe:
     # The network
     depth_rule: Literal["true", "nominal"] | None = knob(None, "how a depth counts: n = 3lN + 4, or 6N + 4 whatever l")
     dropout: float = knob(0.0, "probability of dropping an activation between a block's convolutions")
-    conv_init: Literal["fan-in", "fan-out"] = knob("fan-in", "which fan scales the normal initial convolutions")
+    drop_path: float | None = knob(
+        None,
+        "stochastic depth: probability to leave out the last residual block, the others less; none: as the name says",
+    )
+    drop_path_per: Literal["batch", "sample"] = knob("batch", "what one draw of stochastic depth is for")
+    conv_init: Literal["fan-in", "fan-out", "published"] = knob(
+        "fan-in", "which fan scales the normal initial convolutions; published: all weights as the network's own paper"
+    )
     bn_init: Literal["ones", "uniform"] = knob("ones", "initial BN scale: 1, or U(0, 1)")
     linear_init: Literal["uniform", "normal"] = knob("uniform", "initial classifier: U(+-1/sqrt(n)), or N(0, 2/n)")
     # The data
     image_size: int = knob(32, "side of the square images, in pixels")
-    preprocess: Preprocess = knob("meanstd", "the authors' constants or one's own; /255; or GCN and ZCA whitening")
+    preprocess: Preprocess = knob(
+        "meanstd", "the authors' constants or one's own; /255; GCN and ZCA whitening; GCN; minus the mean image"
+    )
     augment: Augment = knob(
         "flip-crop",
         "mirror half, reflect-pad 4 and crop; v1: one offset a batch; imagenet: scale, aspect, colour",
     )
+    pad: int = knob(4, "pixels that flip-crop and v1 pad with")
+    padding: Padding = knob("reflect", "what they pad with")
     val: int = knob(0, "training images held out, class by class, to choose the epoch on; 0: the last epoch counts")
     labels: int | None = knob(None, "how many training images to keep, as many of each class; the others are left out")
     label_noise: float = knob(0.0, "share of the training images that get a wrong label")
     val_fraction: float = knob(0.0, "share of train held out as the test split of pictures that have none")
+    # What is minimised
+    loss: Literal["cross-entropy", "squared-hinge"] = knob("cross-entropy", "the loss of the logits")
+    stages: tuple[int, ...] = knob((), "epochs before which the next stage of the network's own procedure begins")
+    teacher: str | None = knob(None, "a run, or its model.safetensors, whose answers the network learns too")
+    hint: str | None = knob(None, "the teacher's part that leads the first stage; none: the first of a fitting size")
+    temperature: float = knob(3.0, "what divides both networks' logits where the teacher's answers are learnt")
+    teacher_weight: float = knob(4.0, "weight of the teacher's answers, beside 1 of the labels")
+    teacher_weight_end: float = knob(1.0, "the same at the end")
+    teacher_fade: tuple[int, ...] = knob((5, 400), "the epochs, counted after the hints, between which it changes")
     # The optimisation
+    optimizer: Literal["sgd", "rmsprop"] = knob("sgd", "SGD with momentum, or RMSProp")
     epochs: int = knob(200, "passes over the training set")
     batch_size: int = knob(128, "images a step, over all processes")
     lr: float = knob(0.1, "learning rate at the start")
     lr_decay: float = knob(0.2, "what the rate is multiplied by at each milestone")
     milestones: tuple[int, ...] = knob((60, 120, 160), "epochs before which the rate drops; counted from 1")
+    rates: tuple[float, ...] = knob((), "the rate from each milestone on, where no one factor gives it")
     schedule_epochs: int = knob(200, "the number of epochs that the milestones belong to; they scale to `epochs`")
-    momentum: float = knob(0.9, "momentum of SGD, without dampening")
+    momentum: float = knob(0.9, "momentum of SGD, without dampening; decay of RMSProp's mean square")
     nesterov: bool = knob(True, "Nesterov's form of momentum")
     reset_momentum: bool = knob(False, "forget the momentum at each drop of the rate")
     weight_decay: float = knob(5e-4, "L2 penalty added to the gradient of every parameter, BN and biases included")
+    layer_rules: bool = knob(False, "rates, decay and norm limits of single layers as the network's own paper has them")
     drop_last: bool = knob(False, "leave out the last, smaller batch of each epoch")
 
     def __post_init__(self) -> None:
@@ -64,12 +89,22 @@ class Recipe:
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1: a pure function of it. Raises ValueError outside 1..epochs."""
-        if not 1 <= epoch <= self.epochs:
-            raise UsageError(f"epoch {epoch}: outside 1..{self.epochs}")
-        scheduled = (epoch - 1) * self.schedule_epochs // self.epochs + 1
+        scheduled = self.scheduled(epoch)
         drops = sum(scheduled >= milestone for milestone in self.milestones)
+        if drops and self.rates:
+            return self.rates[drops - 1]
         # In decimals: 0.1 * 0.2 * 0.2 is 0.004, not 0.004000000000000001
         return float(f"{self.lr * self.lr_decay**drops:.12g}")
+
+    def scheduled(self, epoch: int) -> int:
+        """Which epoch of the unscaled schedule this one stands for. Raises ValueError outside 1..epochs."""
+        if not 1 <= epoch <= self.epochs:
+            raise UsageError(f"epoch {epoch}: outside 1..{self.epochs}")
+        return (epoch - 1) * self.schedule_epochs // self.epochs + 1
+
+    def stage_at(self, epoch: int) -> int:
+        """The stage of the network's own procedure, counted from 0."""
+        return sum(self.scheduled(epoch) >= start for start in self.stages)
 
     def drops_at(self, epoch: int) -> bool:
         """Whether the learning rate falls just before this epoch."""
@@ -77,7 +112,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
-        return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Recipe":
@@ -86,12 +121,14 @@ class Recipe:
         for name in fields:
             if name not in known:
                 raise unknown("recipe field", name, known)
-        values = dict(fields)
-        if isinstance(values.get("milestones"), list):
-            values["milestones"] = tuple(values["milestones"])
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
         for name, kind in get_type_hints(cls).items():
-            if kind is float and type(values.get(name)) is int:  # 1 and 1.0 are one recipe, with one hash
+            if kind in (float, float | None) and type(values.get(name)) is int:  # 1 and 1.0 are one, with one hash
                 values[name] = float(values[name])
+            if kind == tuple[float, ...] and isinstance(values.get(name), tuple):
+                values[name] = tuple(float(v) if type(v) is int else v for v in values[name])
         return cls(**values)
 
     @property
@@ -111,32 +148,32 @@ class Recipe:
         return {name: {"recipe": getattr(named, name), "here": getattr(self, name)} for name in names}
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    # The printed text; where it is silent, the usual choice.
-    "paper": {},
-    # The Lua code behind the printed numbers (SPEC 3.1, 1.5).
-    "authors": {"bn_init": "uniform", "reset_momentum": True, "drop_last": True},
-    # The authors' later PyTorch code (SPEC 3.4).
-    "authors-pytorch": {"bn_init": "uniform", "reset_momentum": True, "linear_init": "normal", "nesterov": False},
-}
-
-
 def _named(name: str, model: str, data: str) -> Recipe:
     if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return Recipe(recipe=name, model=model, data=data, **{**RECIPES[name], **entry(data).recipe})
+        raise unknown("recipe", name, [*RECIPES, "own"])
+    named, known = RECIPES[name], entry(data).recipe
+    if not named.of_the_paper:  # the data's own treatment alone, for one does not mirror digits
+        known = {field: known[field] for field in ("image_size", "preprocess", "augment") if field in known}
+    fields = {**named.fields, **known, **named.on.get(data, {})}
+    return Recipe.from_dict({"recipe": name, "model": model, "data": data, **fields})
 
 
 def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Recipe:
-    """The named recipe for a network on a data set, with `fields` changed.
+    """The named recipe for a network on a data set, with `fields` changed. "own": that of the network's own paper.
 
-    With `epochs` changed the milestones scale; with `milestones` given they are taken as they stand.
+    With `epochs` changed milestones and stages scale; those given are taken as they stand.
     Raises ValueError for unknown names and fields, and for values that make no sense.
     """
+    if recipe == "own":
+        recipe = parse(model, fields.get("depth_rule")).recipe
     named = _named(recipe, model, data)
     changed = dict(entry(data).shortened) | {name: value for name, value in fields.items() if value is not None}
+    epochs = changed.get("epochs", named.epochs)
     if "milestones" in changed:
-        changed.setdefault("schedule_epochs", changed.get("epochs", named.epochs))
+        changed.setdefault("schedule_epochs", epochs)
+    if "stages" in changed:
+        schedule = changed.get("schedule_epochs", named.schedule_epochs)
+        changed["stages"] = tuple((start - 1) * schedule // epochs + 1 for start in changed["stages"])
     spec = parse(model, changed.get("depth_rule"))
     with suppress(UsageError):  # a rule that changes nothing is not part of the recipe
         if parse(model) == spec:
@@ -151,6 +188,19 @@ def _check(recipe: Recipe) -> None:
             raise UsageError(f"recipe field {name}: {getattr(recipe, name)!r} is not {_in_words(kind)}")
     limits = {
         "dropout": (0.0 <= recipe.dropout < 1.0, "a probability in [0, 1)"),
+        "drop_path": (recipe.drop_path is None or 0.0 <= recipe.drop_path < 1.0, "a probability in [0, 1)"),
+        "stages": (all(s >= 2 for s in recipe.stages), "epochs after the first, counted from 1"),
+        "temperature": (recipe.temperature > 0, "above 0"),
+        "teacher_weight": (recipe.teacher_weight >= 0, "zero or more"),
+        "teacher_weight_end": (recipe.teacher_weight_end >= 0, "zero or more"),
+        "teacher_fade": (
+            len(recipe.teacher_fade) == 2 and 1 <= recipe.teacher_fade[0] < recipe.teacher_fade[1],
+            "two epochs, the first before the second",
+        ),
+        "rates": (
+            not recipe.rates or (len(recipe.rates) == len(recipe.milestones) and min(recipe.rates) > 0),
+            "as many positive numbers as there are milestones",
+        ),
         "val": (recipe.val >= 0, "zero or more images"),
         "labels": (recipe.labels is None or recipe.labels >= 1, "at least 1"),
         "label_noise": (0.0 <= recipe.label_noise < 1.0, "a share in [0, 1)"),
@@ -159,6 +209,7 @@ def _check(recipe: Recipe) -> None:
             recipe.image_size >= 5,
             "at least 5, so that two halvings leave more than one pixel for BN to see",
         ),
+        "pad": (0 <= recipe.pad < recipe.image_size, "zero or more, and less than the image size"),
         "epochs": (recipe.epochs >= 1, "at least 1"),
         "batch_size": (recipe.batch_size >= 1, "at least 1"),
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),
@@ -166,7 +217,10 @@ def _check(recipe: Recipe) -> None:
         "milestones": (all(m >= 1 for m in recipe.milestones), "epochs counted from 1"),
         "schedule_epochs": (recipe.schedule_epochs >= 1, "at least 1"),
         "momentum": (0.0 <= recipe.momentum < 1.0, "in [0, 1)"),
-        "nesterov": (not recipe.nesterov or recipe.momentum > 0, "possible only with momentum above 0"),
+        "nesterov": (
+            not recipe.nesterov or (recipe.momentum > 0 and recipe.optimizer == "sgd"),
+            "possible only in SGD with momentum above 0",
+        ),
         "weight_decay": (0.0 <= recipe.weight_decay < float("inf"), "zero or more"),
     }
     for name, (fits, must_be) in limits.items():
@@ -178,7 +232,7 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(type(item) is int for item in value)
+        return isinstance(value, tuple) and all(_is_of(item, get_args(kind)[0]) for item in value)
     if get_args(kind):  # a union
         return any(_is_of(value, part) for part in get_args(kind))
     if kind is float:

@@ -6,13 +6,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from wrn.data import whitening
 from wrn.data.batching import Dataset
 from wrn.data.preprocess import MeanStd, Preprocess
 from wrn.errors import Error, MissingError
 from wrn.files import sha256_of
+from wrn.models.creation import create_model
 from wrn.recipes import Recipe
 from wrn.runs import WHITENING, Run
 
@@ -29,6 +30,8 @@ def save(path: Path, network: nn.Module, data: Dataset, recipe: Recipe, test_err
         "model": recipe.model,
         "depth_rule": recipe.depth_rule,
         "dropout": recipe.dropout,
+        "drop_path": recipe.drop_path,
+        "drop_path_per": recipe.drop_path_per,
         "classes": list(data.classes),
         "image_size": recipe.image_size,
         "preprocess": data.preprocess.constants(),
@@ -57,9 +60,25 @@ def header_of(path: str | Path) -> dict[str, Any]:
         raise Error(f"{file}: no model of ours, or damaged ({error}); give a finished run") from error
 
 
-def tensors_of(path: str | Path) -> dict[str, Tensor]:
-    """The network's `state_dict`, given the run or the file."""
-    return load_file(file_of(path))
+def network_of(path: str | Path) -> nn.Module:
+    """The trained network alone, on the CPU, given the run or the file. Raises wrn.Error if it is damaged."""
+    header = header_of(path)
+    try:
+        network = create_model(
+            header["model"],
+            num_classes=len(header["classes"]),
+            dropout=header["dropout"],
+            drop_path=header.get("drop_path"),
+            drop_path_per=header.get("drop_path_per", "batch"),
+            image_size=header["image_size"],
+            depth_rule=header["depth_rule"],
+        )
+        network.load_state_dict(load_file(file_of(path)))
+    except Error:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise Error(f"{path}: the model does not fit its own header ({error}); it was altered") from error
+    return network
 
 
 def preprocess_of(path: str | Path) -> Preprocess:

@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 import wrn
 from wrn.data import whitening
-from wrn.data.preprocess import Whitening
+from wrn.data.preprocess import WholeImage
 
 JPEG = Path(__file__).parents[2] / "data" / "cifar10-jpeg.tar.gz"
 
@@ -138,7 +138,7 @@ def test_each_kind_of_preprocessing_of_a_data_set():
     # No authors' constants are known for digits, so that they are its own
     assert torch.equal(wrn.dataset("digits").preprocess(pixels), own)
     zca = wrn.dataset("digits", preprocess="zca", image_size=8)
-    assert isinstance(zca.preprocess, Whitening)
+    assert isinstance(zca.preprocess, WholeImage)
     assert zca.preprocess.matrix.shape == (192, 192)
 
 

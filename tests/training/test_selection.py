@@ -49,7 +49,7 @@ def test_the_result_is_of_the_epoch_with_the_lowest_validation_error(finished):
     data = wrn.dataset(RECIPE, seed=finished.seed)
     network = wrn.network_of(RECIPE, 10, 0)
     tensors = load_file(finished.path / "checkpoints" / f"epoch-{best:04}-step-000000" / "tensors.safetensors")
-    network.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
     with torch.inference_mode():
         logits = network.eval()(data.preprocess(data.test.images.permute(0, 3, 1, 2)))
     wrong = (logits.argmax(1) != data.test.labels).sum().item()

@@ -1,6 +1,7 @@
 """Augmentation of a whole batch at once, on the device the images are on.
 
 SPEC 3.1: mirror half of the images, pad 4 by reflection (the edge pixel is not repeated), crop at one of 9 x 9 offsets.
+Others pad with zeros, or by 8.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ PAD = 4
 
 @dataclass(frozen=True)
 class Draws:
-    """For each sample, in the order they are taken: mirrored or not, and the crop's offset in -4..4, down and right."""
+    """For each sample, in the order they are taken: mirrored or not, and the crop's offset, -4..4 down and right."""
 
     flip: Tensor  # bool (N,)
     offset: Tensor  # int64 (N, 2)
@@ -25,21 +26,21 @@ class Draws:
         return Draws(self.flip.to(device), self.offset.to(device))
 
 
-def draw(count: int, generator: Generator) -> Draws:
+def draw(count: int, generator: Generator, pad: int = PAD) -> Draws:
     """Independent draws for `count` samples, on the CPU so that they are the same on every device."""
     flip = torch.rand(count, generator=generator) < 0.5
-    offset = torch.randint(-PAD, PAD + 1, (count, 2), generator=generator)
+    offset = torch.randint(-pad, pad + 1, (count, 2), generator=generator)
     return Draws(flip, offset)
 
 
-def draw_v1(count: int, batch_size: int, generator: Generator) -> Draws:
+def draw_v1(count: int, batch_size: int, generator: Generator, pad: int = PAD) -> Draws:
     """As the authors' code did until July 2016: one offset for a whole batch, and exactly half of it mirrored."""
     flip = torch.zeros(count, dtype=torch.bool)
     offset = torch.empty(count, 2, dtype=torch.int64)
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
         flip[start + torch.randperm(size, generator=generator)[: size // 2]] = True
-        offset[start : start + size] = torch.randint(-PAD, PAD + 1, (2,), generator=generator)
+        offset[start : start + size] = torch.randint(-pad, pad + 1, (2,), generator=generator)
     return Draws(flip, offset)
 
 
@@ -54,6 +55,15 @@ def take(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
     columns = torch.where(draws.flip[:, None], width - 1 - columns, columns)
     rows, columns = _reflect(rows, height), _reflect(columns, width)
     return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def inside(draws: Draws, height: int, width: int) -> Tensor:
+    """Which pixels of the crops come from the image and not from the padding, bool (N, 1, H, W)."""
+    rows = torch.arange(height, device=draws.offset.device) + draws.offset[:, :1]
+    columns = torch.arange(width, device=draws.offset.device) + draws.offset[:, 1:]
+    columns = torch.where(draws.flip[:, None], width - 1 - columns, columns)
+    good_rows, good_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    return (good_rows[:, :, None] & good_columns[:, None, :])[:, None]
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from wrn.errors import UsageError, unknown
 
 Augment = Literal["flip-crop", "v1", "imagenet", "none"]
-Preprocess = Literal["meanstd", "meanstd-own", "unit", "zca"]
+Padding = Literal["reflect", "zero"]
+Preprocess = Literal["meanstd", "meanstd-own", "unit", "zca", "gcn", "gcn-mean", "pixel-mean"]
 
 AUGMENTATIONS: dict[Augment, str] = {
     "flip-crop": "mirror half of the images, pad 4 by reflection, crop at one of 9 x 9 offsets (paper)",
@@ -21,6 +22,13 @@ PREPROCESSING: dict[Preprocess, str] = {
     "meanstd-own": "the same with the constants of the training images",
     "unit": "divided by 255",
     "zca": "global contrast normalisation and ZCA whitening, fitted to the training images",
+    "gcn": "global contrast normalisation: each image minus its own mean, scaled to one length",
+    "gcn-mean": "the same, minus the mean of the training images, pixel by pixel",
+    "pixel-mean": "minus the mean of the training images, pixel by pixel, by one deviation of all values",
+}
+PADDINGS: dict[Padding, str] = {
+    "reflect": "mirrored at the edge pixel, which is not repeated (paper)",
+    "zero": "zeros after preprocessing, as most others did",
 }
 
 

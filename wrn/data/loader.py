@@ -16,7 +16,7 @@ from wrn.data.batching import Dataset, generator_of, must_fit, order_of, steps
 from wrn.data.cache import Notice, decoded
 from wrn.data.catalog import Entry, entry, label
 from wrn.data.preparation import source_of
-from wrn.data.preprocess import UNIT, MeanStd, Preprocess, Whitening
+from wrn.data.preprocess import UNIT, MeanStd, Preprocess, WholeImage
 from wrn.data.resize import Resized
 from wrn.data.splits import divide
 from wrn.display import Log, say
@@ -40,7 +40,7 @@ class Resident:
     @cached_property
     def ready(self) -> Tensor:
         """What augmentation works on, (N, H, W, 3): the pixels or, since whitening comes first (SPEC 3.1), float32."""
-        if not isinstance(self.preprocess, Whitening):
+        if not isinstance(self.preprocess, WholeImage):
             return self.images  # mean and std are of channels, so that they may as well come after it
         parts = [self.preprocess(part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for part in self.images.split(1000)]
         return torch.cat(parts) if parts else self.images.float()
@@ -48,7 +48,7 @@ class Resident:
     def _finished(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) of `ready` -> what the network takes, in channels_last layout."""
         images = images.permute(0, 3, 1, 2)
-        return images if isinstance(self.preprocess, Whitening) else self.preprocess(images)
+        return images if isinstance(self.preprocess, WholeImage) else self.preprocess(images)
 
     def steps(self, recipe: Recipe) -> int:
         return steps(len(self), recipe)
@@ -56,34 +56,44 @@ class Resident:
     def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Split`; images in channels_last layout. What an epoch needs is made before the first batch."""
         must_fit(self.made_for, recipe, ("flip-crop", "v1", "none"))
-        images, device = self.ready, self.images.device
-        order = order_of(len(self), seed, epoch).to(device)
-        draws = None
-        if recipe.augment != "none":
-            generator = generator_of(seed, epoch, "augment")
-            if recipe.augment == "v1":
-                draws = augment.draw_v1(len(self), recipe.batch_size, generator).to(device)
-            else:
-                draws = augment.draw(len(self), generator).to(device)
+        order = order_of(len(self), seed, epoch).to(self.ready.device)
+        draws = self._drawn(len(self), recipe, generator_of(seed, epoch, "augment"))
 
         def made() -> Iterator[tuple[Tensor, Tensor]]:
             for step in range(start, self.steps(recipe)):
                 part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
                 indices = order[part]
-                batch = images[indices] if draws is None else augment.take(images, indices, draws[part])
+                batch = self._taken(indices, None if draws is None else draws[part], recipe)
                 torch.manual_seed(key(seed, epoch, step, "dropout"))
-                yield self._finished(batch), self.labels[indices]
+                yield batch, self.labels[indices]
 
         return made()
 
     def views(self, places: Tensor, recipe: Recipe, *, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
-        made = [self._finished(self.ready[places])]
+        made = [self._taken(places, None, recipe)]
         for number in range(draws if recipe.augment != "none" else 0):
-            generator, count = generator_of(seed, number, "show"), len(places)
-            v1 = recipe.augment == "v1"
-            drawn = augment.draw_v1(count, count, generator) if v1 else augment.draw(count, generator)
-            made.append(self._finished(augment.take(self.ready, places, drawn)))
+            drawn = self._drawn(len(places), recipe, generator_of(seed, number, "show"))
+            made.append(self._taken(places, drawn, recipe))
         return self.images[places].permute(0, 3, 1, 2).float(), made
+
+    def _drawn(self, count: int, recipe: Recipe, generator: torch.Generator) -> augment.Draws | None:
+        """The recipe's draws for so many samples."""
+        if recipe.augment == "none":
+            return None
+        if recipe.augment == "v1":
+            draws = augment.draw_v1(count, recipe.batch_size, generator, recipe.pad)
+        else:
+            draws = augment.draw(count, generator, recipe.pad)
+        return draws.to(self.images.device)
+
+    def _taken(self, indices: Tensor, draws: augment.Draws | None, recipe: Recipe) -> Tensor:
+        """Those samples as the network takes them: augmented and preprocessed."""
+        if draws is None:
+            return self._finished(self.ready[indices])
+        batch = self._finished(augment.take(self.ready, indices, draws))
+        if recipe.padding == "zero":  # the zeros of what the network sees, not of pixels
+            batch *= augment.inside(draws, *batch.shape[2:])
+        return batch
 
     def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
         return self.images[part].permute(0, 3, 1, 2).float() / 255, self.labels[part]
@@ -181,6 +191,8 @@ def _fit(wanted: Recipe, train: Arrays, progress: Progress, notice: Notice) -> P
         raise Error(f"{wanted.data}: holds nothing to train on; lay pictures out as train/CLASS/* and test/CLASS/*")
     if wanted.preprocess == "unit":
         return MeanStd(*UNIT)
+    if wanted.preprocess in ("gcn", "gcn-mean", "pixel-mean"):
+        return whitening.centred(wanted.preprocess, train.images)
     if wanted.preprocess == "zca":
         return whitening.fitted(label(wanted.data), train.images, progress, notice)
     if wanted.preprocess == "meanstd" and known.mean and known.std:

@@ -31,35 +31,52 @@ class MeanStd(nn.Module):
         return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
 
 
-class Whitening(nn.Module):
-    """Global contrast normalisation, then ZCA whitening, as pylearn2's `make_cifar10_gcn_whitened` (SPEC 3.1).
+class WholeImage(nn.Module):
+    """What treats an image as one vector of D = 3 x H x W values, channel by channel, and so comes before augmentation.
 
-    An image, as a vector of D = 3 x H x W values, channel by channel: its own mean is subtracted, it is scaled to the
-    length 55, the training set's mean vector is subtracted, and it is multiplied by the D x D whitening matrix.
+    In this order: with `contrast`, its own mean is subtracted and it is scaled to the length 55 (GCN); the training
+    set's mean vector is subtracted; it is divided by a number; with a matrix, it is multiplied by it. GCN and ZCA
+    together are pylearn2's `make_cifar10_gcn_whitened` (SPEC 3.1).
     """
 
-    SCALE = 55.0
+    LENGTH = 55.0
 
     mean: Tensor
-    matrix: Tensor
+    scale: Tensor
+    matrix: Tensor | None
 
-    def __init__(self, mean: Tensor, matrix: Tensor) -> None:
-        """`mean` (D,) and the symmetric `matrix` (D, D), as `wrn.data.whitening.fit` finds them."""
+    def __init__(
+        self, mean: Tensor, matrix: Tensor | None = None, contrast: bool = True, scale: Tensor | float = 1.0
+    ) -> None:
+        """`mean` (D,), the symmetric `matrix` (D, D), `scale` a number, as `wrn.data.whitening` finds them."""
         super().__init__()
+        self.contrast = contrast
         self.register_buffer("mean", mean.float(), persistent=False)
-        self.register_buffer("matrix", matrix.float(), persistent=False)
+        self.register_buffer("scale", torch.as_tensor(scale).float(), persistent=False)
+        self.register_buffer("matrix", None if matrix is None else matrix.float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in 0..255, of any number type -> float32 of the same shape."""
-        vectors = contrast_normalised(images.to(self.matrix.dtype).flatten(1))  # (N, D)
-        return ((vectors - self.mean) @ self.matrix).view(images.shape)
+        vectors = images.to(self.mean.dtype).flatten(1)  # (N, D)
+        if self.contrast:
+            vectors = contrast_normalised(vectors)
+        vectors = vectors - self.mean
+        vectors = vectors / self.scale if self.matrix is None else vectors @ self.matrix
+        return vectors.view(images.shape)
+
+    def numbers(self) -> dict[str, Tensor]:
+        """All that was fitted, float32 on the CPU."""
+        parts = {"mean": self.mean, "scale": self.scale} if self.matrix is None else {"mean": self.mean}
+        if self.matrix is not None:
+            parts["matrix"] = self.matrix
+        return {name: part.detach().float().cpu().contiguous() for name, part in parts.items()}
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the numbers, which stands for this whitening in checkpoints and models."""
-        digest = hashlib.sha256()
-        for part in (self.mean, self.matrix):
-            digest.update(part.detach().float().cpu().contiguous().numpy().tobytes())
+        """SHA-256 of the numbers, which stands for this preprocessing in checkpoints and models."""
+        digest = hashlib.sha256(b"" if self.contrast else b"no contrast normalisation")
+        for part in self.numbers().values():
+            digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
     def constants(self) -> dict[str, Any]:
@@ -67,13 +84,13 @@ class Whitening(nn.Module):
         return {"whitening": self.digest}
 
 
-Preprocess = MeanStd | Whitening
+Preprocess = MeanStd | WholeImage
 
 
 def contrast_normalised(vectors: Tensor) -> Tensor:
     """GCN of each row of (N, D): its mean is subtracted and its length becomes 55; a constant row becomes zeros."""
     vectors = vectors - vectors.mean(1, keepdim=True)
     squares = vectors.square().sum(1, keepdim=True)
-    least = (Whitening.SCALE * 1e-8) ** 2  # pylearn2 divides by 1 where length / 55 is below 1e-8
-    lengths = torch.where(squares < least, Whitening.SCALE**2, squares).sqrt()  # no root of 0: it has no gradient
-    return vectors * (Whitening.SCALE / lengths)
+    least = (WholeImage.LENGTH * 1e-8) ** 2  # pylearn2 divides by 1 where length / 55 is below 1e-8
+    lengths = torch.where(squares < least, WholeImage.LENGTH**2, squares).sqrt()  # no root of 0: it has no gradient
+    return vectors * (WholeImage.LENGTH / lengths)

@@ -1,4 +1,4 @@
-"""Fitting, keeping and storing the GCN + ZCA preprocessing (SPEC 3.1)."""
+"""Fitting, keeping and storing what treats whole images: GCN + ZCA (SPEC 3.1), GCN, the mean image (SPEC 5)."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from wrn.data.arrays import Progress
 from wrn.data.cache import Notice, kept
-from wrn.data.preprocess import Whitening, contrast_normalised
+from wrn.data.preprocess import WholeImage, contrast_normalised
 from wrn.errors import Error, MissingError, UsageError
 
 BIAS = 0.1  # added to the diagonal of the covariance; pylearn2's filter_bias
@@ -20,7 +20,7 @@ _LARGEST = 64  # side of an image; a matrix for 64 x 64 has 12,288^2 numbers
 _PIECE = 2000  # images at a time
 
 
-def fit(images: npt.NDArray[np.uint8], progress: Progress) -> Whitening:
+def fit(images: npt.NDArray[np.uint8], progress: Progress) -> WholeImage:
     """The whitening of training images (N, H, W, 3), in float64: W = V (L + 0.1)^(-1/2) V' of their covariance V L V'.
 
     For 50,000 CIFAR images about 1.3 TFLOP and 0.5 GB beside the images. Raises ValueError for images above 64 x 64.
@@ -44,10 +44,10 @@ def fit(images: npt.NDArray[np.uint8], progress: Progress) -> Whitening:
     covariance.diagonal().add_(BIAS)
     progress("fitting ZCA: eigenvectors", 0, 1)
     values, vectors = torch.linalg.eigh(covariance)
-    return Whitening(mean, (vectors * values.rsqrt()) @ vectors.T)
+    return WholeImage(mean, (vectors * values.rsqrt()) @ vectors.T)
 
 
-def fitted(name: str, images: npt.NDArray[np.uint8], progress: Progress, notice: Notice) -> Whitening:
+def fitted(name: str, images: npt.NDArray[np.uint8], progress: Progress, notice: Notice) -> WholeImage:
     """`fit`, done once for the same training images and then read from the cache."""
     digest = hashlib.sha256()
     for start in range(0, len(images), _PIECE):
@@ -55,32 +55,48 @@ def fitted(name: str, images: npt.NDArray[np.uint8], progress: Progress, notice:
     key = {
         "images": digest.hexdigest(),
         "shape": list(images.shape),
-        "scale": Whitening.SCALE,
+        "scale": WholeImage.LENGTH,
         "bias": BIAS,
         "version": 1,
     }
 
     def make() -> tuple[dict[str, np.ndarray], dict[str, object]]:
         found = fit(images, progress)
-        return {"mean": found.mean.numpy(), "matrix": found.matrix.numpy()}, {}
+        return {name: part.numpy() for name, part in found.numbers().items()}, {}
 
     arrays = kept("whitening", name, key, make, notice).arrays
-    return Whitening(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["matrix"]))
+    return WholeImage(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["matrix"]))
 
 
-def save(whitening: Whitening, path: Path) -> None:
+def centred(kind: str, images: npt.NDArray[np.uint8]) -> WholeImage:
+    """What needs no matrix, of training images (N, H, W, 3): "gcn", "gcn-mean" or "pixel-mean".
+
+    "pixel-mean" divides by one deviation, that of all values, as the released code of stochastic depth does.
+    """
+    contrast = kind != "pixel-mean"
+    total, squares = torch.zeros(images[0].size, dtype=torch.float64), 0.0
+    for start in range(0, len(images) if kind != "gcn" else 0, _PIECE):
+        pixels = torch.from_numpy(images[start : start + _PIECE]).permute(0, 3, 1, 2).flatten(1).double()
+        total += (contrast_normalised(pixels) if contrast else pixels).sum(0)
+        squares += pixels.square().sum().item()
+    mean = total / len(images)
+    deviation = (squares / images.size - mean.mean().item() ** 2) ** 0.5
+    return WholeImage(mean, contrast=contrast, scale=1.0 if contrast else deviation or 1.0)
+
+
+def save(whitening: WholeImage, path: Path) -> None:
     """Write it as safetensors. `path` must be a scratch file."""
-    tensors = {"mean": whitening.mean.cpu().contiguous(), "matrix": whitening.matrix.cpu().contiguous()}
-    about = {"what": "GCN (length 55) and ZCA", "bias": BIAS, "sha256": whitening.digest}
-    save_file(tensors, path, metadata={"wrn": json.dumps(about)})
+    about = {"contrast": whitening.contrast, "length": WholeImage.LENGTH, "bias": BIAS, "sha256": whitening.digest}
+    save_file(whitening.numbers(), path, metadata={"wrn": json.dumps(about)})
 
 
-def load(path: Path, digest: str | None = None) -> Whitening:
+def load(path: Path, digest: str | None = None) -> WholeImage:
     """What `save` wrote. Raises wrn.Error if it is missing, damaged, or not the one of that `digest`."""
     try:
         with safe_open(path, "pt") as file:
-            whitening = Whitening(file.get_tensor("mean"), file.get_tensor("matrix"))
-            recorded = json.loads(file.metadata()["wrn"])["sha256"]
+            about, names = json.loads(file.metadata()["wrn"]), file.keys()
+            whitening = WholeImage(contrast=about["contrast"], **{name: file.get_tensor(name) for name in names})
+            recorded = about["sha256"]
     except FileNotFoundError:
         raise MissingError(f"{path}: missing; the model needs the whitening that its run wrote beside it") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -65,12 +65,12 @@ class Progress:
 def save(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     progress: Progress,
     identity: dict[str, Any],
     keep_every: int | None = None,
 ) -> None:
-    """Write one checkpoint into `folder`, then remove the older ones but for the newest two.
+    """Write one checkpoint of all that learns into `folder`, then remove the older ones but for the newest two.
 
     The end of each `keep_every`th epoch stays too, and that of the epoch selected on a validation split.
 
@@ -97,7 +97,7 @@ def save(
 
 
 def load_newest(
-    folder: Path, model: nn.Module, optimizer: torch.optim.SGD, identity: dict[str, Any]
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
 ) -> tuple[Progress, list[str]]:
     """Restore the newest undamaged checkpoint in place; returns how far it had come, and what was passed over.
 
@@ -141,28 +141,33 @@ def load_epoch(folder: Path, epoch: int, model: nn.Module) -> None:
     _load(tensors, model)
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = dict(model.state_dict())
     for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
+        for part, tensor in optimizer.state.get(parameter, {}).items():
+            if tensor is not None:
+                tensors[f"optimizer.{name}/{part}"] = torch.as_tensor(tensor)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.SGD) -> None:
+def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     _load(tensors, model)
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if f"momentum.{name}" in tensors:
-                buffer = torch.empty_like(parameter)
-                optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition(".")
+            if kind == "optimizer":
+                name, _, part = rest.partition("/")
+                parameter = parameters[name]
+                if tensor.shape == parameter.shape:  # in the parameter's layout
+                    tensor = torch.empty_like(parameter).copy_(tensor)
+                optimizer.state[parameter][part] = tensor
 
 
 def _load(tensors: dict[str, Tensor], model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():  # these share the model's storage; copy_ keeps its layout
-            tensor.copy_(tensors[f"model.{name}"])
+            tensor.copy_(tensors[name])
 
 
 def _read(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Tensor]]:

@@ -4,13 +4,12 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from wrn.data.batching import Dataset
-from wrn.data.preprocess import Whitening
 from wrn.display import Bar, Log
 from wrn.errors import Error
 from wrn.evaluation import evaluate
@@ -21,7 +20,8 @@ from wrn.runs import Run
 from wrn.training import checkpoint, outcome
 from wrn.training.checkpoint import Progress
 from wrn.training.interruption import Interrupted, Interruption
-from wrn.training.optim import optimizer, set_lr, start_epoch
+from wrn.training.objective import objective
+from wrn.training.optim import optimizer, set_rates, start_epoch
 from wrn.training.precision import Execution
 
 
@@ -37,6 +37,8 @@ class Training:
     log: Log
     interrupt: Interruption
     keep_every: int | None = None
+    teacher: nn.Module | None = None
+    identity: dict[str, Any] = field(default_factory=dict)  # what a checkpoint must share to be continued
     shapes_seen: set[torch.Size] = field(default_factory=set)
 
     def run_all(self) -> None:
@@ -44,21 +46,29 @@ class Training:
         recipe, execution = self.recipe, self.execution
         execution.apply()
         self.network = execution.place(network_of(recipe, len(self.data.classes), self.seed))
-        self.optimizer = optimizer(self.network, recipe)
-        self.stepped = execution.compiled(self.network)  # the same modules and parameters
-        self.identity = {"seed": self.seed, "data": self.data.fingerprint}  # the recipe was compared already
-        if isinstance(self.data.preprocess, Whitening):
-            self.identity["whitening"] = self.data.preprocess.digest
-        progress, damaged = checkpoint.load_newest(self.checkpoints, self.network, self.optimizer, self.identity)
+        self.objective = objective(
+            self.network,
+            recipe,
+            self.teacher and execution.place(self.teacher),
+            images=execution.arrange(next(self.data.test.in_order(2))[0]) if self.teacher else None,
+            seed=self.seed,
+            autocast=execution.autocast,
+            compiled=execution.compiled,
+        )
+        self.optimizer = optimizer(self.objective.trained, recipe)
+        progress, damaged = checkpoint.load_newest(
+            self.checkpoints, self.objective.trained, self.optimizer, self.identity
+        )
         for line in [outcome.first_line(recipe, self.run, self.seed, self.data, execution, progress), *damaged]:
             self.log.line(line)
 
         with self.log.bar() as bar:
             for epoch in range(progress.epoch + 1, recipe.epochs + 1):
+                self.objective.start_epoch(epoch)
                 if progress.step == 0:
                     start_epoch(self.optimizer, recipe, epoch)
                 else:  # in the middle of an epoch, whose start is past
-                    set_lr(self.optimizer, recipe.lr_at(epoch))
+                    set_rates(self.optimizer, recipe, epoch)
                 self.train_epoch(epoch, progress, bar)
                 clock = time.perf_counter()
                 judge = "test" if self.data.val is None else "val"
@@ -72,7 +82,7 @@ class Training:
                 self.save(progress)
                 self.run.write_metrics(progress.metrics)
         if progress.selected is not None:
-            checkpoint.load_epoch(self.checkpoints, progress.selected, self.network)
+            checkpoint.load_epoch(self.checkpoints, progress.selected, self.objective.trained)
         # The reported error is taken in fp32, whatever the run trained in
         scores = evaluate(self.network, self.data.test, execution.exact().autocast, execution.arrange)
         outcome.finish(self.run, recipe, self.network, self.data, execution, progress, scores)
@@ -86,9 +96,7 @@ class Training:
         batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
         clock = time.perf_counter()
         for images, labels in batches:
-            with self.execution.autocast():
-                logits = self.stepped(self.execution.arrange(images))
-            loss = F.cross_entropy(logits.float(), labels)
+            loss, logits = self.objective(self.execution.arrange(images), labels)
             if not math.isfinite(value := loss.item()):
                 raise self.not_finite(epoch, f"loss of step {progress.step + 1}", value)
             self.optimizer.zero_grad()
@@ -124,7 +132,9 @@ class Training:
 
     def save(self, progress: Progress) -> None:
         """One checkpoint of this instant."""
-        checkpoint.save(self.checkpoints, self.network, self.optimizer, progress, self.identity, self.keep_every)
+        checkpoint.save(
+            self.checkpoints, self.objective.trained, self.optimizer, progress, self.identity, self.keep_every
+        )
 
 
 def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:
@@ -133,6 +143,9 @@ def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:
         recipe.model,
         num_classes=num_classes,
         dropout=recipe.dropout,
+        drop_path=recipe.drop_path,
+        drop_path_per=recipe.drop_path_per,
+        image_size=recipe.image_size,
         depth_rule=recipe.depth_rule,
         conv_init=recipe.conv_init,
         bn_init=recipe.bn_init,

@@ -1,36 +1,88 @@
-"""SGD as in the paper: Nesterov momentum, and weight decay on every parameter."""
+"""The optimiser of a recipe: the paper's is SGD with Nesterov momentum, and weight decay on every parameter."""
 
 import torch
 from torch import nn
 
+from wrn.models.rules import LayerRule, limit_norms
+from wrn.models.stochastic_depth import Residual
 from wrn.recipes import Recipe
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
+def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or RMSProp over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
 
     Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the
-    classifier's bias are decayed too, as the authors' flat parameter vector was (SPEC 3.1). Dampening is 0.
+    classifier's bias are decayed too, as the authors' flat parameter vector was (SPEC 3.1). Dampening is 0. With
+    `layer_rules` rates, decay and norm limits of single layers are those of the network's own paper.
     """
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr_at(1),
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
+    rules = _rules(model) if recipe.layer_rules else {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        rule = rules.get(name, LayerRule())
+        groups.setdefault((rule.lr, rule.decay, rule.fading), []).append(parameter)
+    parameters = [
+        {"params": each, "weight_decay": recipe.weight_decay * decay, "factor": factor, "fading": fading}
+        for (factor, decay, fading), each in groups.items()
+    ]
+    made: torch.optim.Optimizer
+    if recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
+        made = torch.optim.RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5)
+    else:
+        made = torch.optim.SGD(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov)
+    set_rates(made, recipe, 1)
+    if any(part.path.drop and part.path.per == "batch" for part in model.modules() if isinstance(part, Residual)):
+        made.register_step_pre_hook(lambda *_: _count_as_zero(model))
+    limits = [(p, rules[name].max_norm) for name, p in model.named_parameters() if name in rules]
+    if any(limit for _, limit in limits):
+        made.register_step_post_hook(lambda *_: _limit(limits))
+    return made
 
 
 def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
-    """Set the epoch's learning rate; where the recipe says so, forget the momentum as the rate drops."""
-    set_lr(optimizer, recipe.lr_at(epoch))
+    """Set the epoch's rates; where the recipe says so, forget the momentum as the rate drops.
+
+    With a new stage of the network's own procedure all of the optimiser's memory is gone: each was a run of its own.
+    """
+    set_rates(optimizer, recipe, epoch)
+    if epoch > 1 and recipe.stage_at(epoch) != recipe.stage_at(epoch - 1):
+        optimizer.state.clear()
     if recipe.reset_momentum and recipe.drops_at(epoch):
         for state in optimizer.state.values():
             if state.get("momentum_buffer") is not None:
                 state["momentum_buffer"].zero_()
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
     """Set the rate of every parameter group."""
+    iterations = 500 * (
+        recipe.scheduled(epoch) - 1
+    )  # in the source of the fading ones: 50,000 images in batches of 100
+    fade = (1 + 1e-4 * iterations) ** -0.75
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = recipe.lr_at(epoch) * group["factor"] * (fade if group["fading"] else 1.0)
+
+
+def _rules(model: nn.Module) -> dict[str, LayerRule]:
+    """The rules of the model, or of those of its parts that have some, by the model's names of the parameters."""
+    return {
+        f"{prefix}.{name}".removeprefix("."): rule
+        for prefix, part in model.named_modules()
+        if hasattr(part, "layer_rules")
+        for name, rule in part.layer_rules().items()
+    }
+
+
+def _count_as_zero(model: nn.Module) -> None:
+    """What has no gradient, as stochastic depth left its block out, is decayed and moved on by momentum all the same.
+
+    So does the released code, whose gradients are one vector that begins with zeros.
+    """
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _limit(limits: list[tuple[nn.Parameter, float | None]]) -> None:
+    for parameter, limit in limits:
+        if limit is not None:
+            limit_norms(parameter, limit)

@@ -2,9 +2,10 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +46,9 @@ class Execution:
         """Move the model to the device and layout; the modules stay the same ones."""
         return model.to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
 
-    def compiled(self, model: nn.Module) -> nn.Module:
-        """`model` as the steps call it: itself, or compiled, with the same parameters."""
-        return cast(nn.Module, torch.compile(model, dynamic=False)) if self.compile else model
+    def compiled(self, called: Callable[..., Any]) -> Callable[..., Any]:
+        """A model, or a method of it, as the steps call it: itself, or compiled, with the same parameters."""
+        return torch.compile(called, dynamic=False) if self.compile else called
 
     def arrange(self, images: Tensor) -> Tensor:
         """Images in the layout that the network computes in."""

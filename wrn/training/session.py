@@ -1,15 +1,17 @@
 """`wrn.train`: what must be settled before the loop runs, and what is said when it fails."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from wrn import runs
 from wrn.data import whitening
 from wrn.data.loader import dataset
-from wrn.data.preprocess import Whitening
+from wrn.data.preprocess import WholeImage
 from wrn.display import Log
 from wrn.errors import Error, UsageError
 from wrn.files import write_json, write_whole
@@ -19,6 +21,7 @@ from wrn.training import outcome
 from wrn.training.interruption import interruption
 from wrn.training.loop import Training
 from wrn.training.precision import Execution, choose, recorded
+from wrn.training.teacher import digest, named, teacher_of
 
 
 def train(
@@ -31,6 +34,7 @@ def train(
     compile: bool | None = None,
     workers: int | None = None,
     root: str | Path | None = None,
+    teacher: nn.Module | None = None,
     keep_every: int | None = None,
     fresh: bool = False,
     quiet: bool = False,
@@ -39,11 +43,14 @@ def train(
 
     `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16") and
     `compile` are chosen once and kept when the run continues. On the CPU the result is a function of recipe, seed and
-    these. `workers` decode pictures; `root` is a folder that has the data set's files.
+    these. `workers` decode pictures; `root` is a folder that has the data set's files. `teacher`: a network in memory
+    that the recipe's learns from, bare or as `wrn.load` gives it; one that is a run is named in the recipe.
     `keep_every` keeps the checkpoint of every so many epochs for good.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
+    if teacher is not None:
+        recipe = replace(recipe, teacher=named(teacher))
     run = Run(out if out is not None else runs.default_path(recipe, seed))
     wanted = {"device": device, "precision": precision, "compile": compile}
     if not fresh:
@@ -62,14 +69,20 @@ def train(
             f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves "
             "out the last, smaller batch; lower --batch-size"
         )
+    identity = {"seed": seed, "data": data.fingerprint}  # the recipe was compared already
+    if isinstance(data.preprocess, WholeImage):
+        identity["whitening"] = data.preprocess.digest
+    master = teacher_of(recipe, teacher, data)
+    if master is not None:
+        identity["teacher"] = digest(master)
     run.begin(recipe, seed, fresh)
     if not begun:
         write_json(run.path / "env.json", runs.environment(execution.to_dict()))
-    if isinstance(data.preprocess, Whitening) and stored is None:
+    if isinstance(data.preprocess, WholeImage) and stored is None:
         write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
     with log.copied_to(run.path / "train.log"), interruption() as interrupt:
         try:
-            Training(recipe, run, seed, data, execution, log, interrupt, keep_every).run_all()
+            Training(recipe, run, seed, data, execution, log, interrupt, keep_every, master, identity).run_all()
         except Exception as error:
             explained = _explained(error, execution)
             log.note(f"wrn: error: {explained or repr(error)}")
@@ -79,7 +92,7 @@ def train(
     return run
 
 
-def _stored_whitening(run: Run, log: Log) -> Whitening | None:
+def _stored_whitening(run: Run, log: Log) -> WholeImage | None:
     """The whitening that the run began with. A damaged one is fitted again; checkpoints tell if that is the same."""
     if not (run.path / runs.WHITENING).exists():
         return None

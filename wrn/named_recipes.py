@@ -1,0 +1,169 @@
+"""The recipes that have a name: the paper's, its released codes', and those of the other networks' papers. Data alone.
+
+Fields are those of `wrn.recipes.Recipe`. Schedules in iterations are rounded to epochs of 50,000 images.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wrn.data.catalog import DATASETS
+
+
+@dataclass(frozen=True)
+class Named:
+    """A recipe's name in full."""
+
+    source: str
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what differs from the paper's text
+    on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)  # what else, on single data sets
+    of_the_paper: bool = False  # whether the paper's schedules for single data sets are part of it
+
+
+_HE = {  # SPEC 5: 64k iterations of 128, divided by 10 after 32k and 48k
+    "epochs": 164,
+    "schedule_epochs": 164,
+    "milestones": (83, 124),
+    "lr_decay": 0.1,
+    "nesterov": False,
+    "weight_decay": 1e-4,
+    "preprocess": "pixel-mean",
+    "padding": "zero",
+}
+_WARM = {"lr": 0.01, "milestones": (2, 83, 124), "rates": (0.1, 0.01, 0.001)}  # 400 iterations, rounded to an epoch
+_CAFFE = {"nesterov": False, "conv_init": "published", "layer_rules": True, "padding": "zero"}
+
+# SPEC 3.1, 1.5, 3.4, 5, 3.3, in this order
+RECIPES: dict[str, Named] = {
+    "paper": Named("the printed text; where it is silent, the usual choice", of_the_paper=True),
+    "authors": Named(
+        "the Lua code behind the printed numbers",
+        {"bn_init": "uniform", "reset_momentum": True, "drop_last": True},
+        of_the_paper=True,
+    ),
+    "authors-pytorch": Named(
+        "the authors' later PyTorch code",
+        {"bn_init": "uniform", "reset_momentum": True, "linear_init": "normal", "nesterov": False},
+        of_the_paper=True,
+    ),
+    "vgg": Named(
+        "the authors' Lua script, whitened data",
+        {"bn_init": "uniform", "reset_momentum": True, "drop_last": True, "preprocess": "zca"},
+    ),
+    "resnet": Named("He et al. 2015; 64k iterations", _HE),
+    "resnet-110": Named("the same for 110 layers, which begin slowly", {**_HE, **_WARM}),
+    "pre-resnet": Named(
+        "He et al. 2016: the same, 200 epochs as in their code", {**_HE, **_WARM, "epochs": 200, "schedule_epochs": 200}
+    ),
+    "stochastic-depth": Named(
+        "Huang et al. 2016 and their code; the epoch is chosen on a validation split",
+        {
+            "epochs": 500,
+            "schedule_epochs": 500,
+            "milestones": (250, 375),
+            "lr_decay": 0.1,
+            "weight_decay": 1e-4,
+            "preprocess": "pixel-mean",
+            "padding": "zero",
+        },
+        on={
+            "cifar10": {"val": 5000},
+            "cifar100": {"val": 5000},
+            "svhn": {
+                "epochs": 50,
+                "schedule_epochs": 50,
+                "milestones": (30, 35),
+                "preprocess": "pixel-mean",
+                "val": 6000,
+            },
+        },
+    ),
+    "nin": Named(
+        # Uncertain: their text drops the rate by hand. 120k iterations of 128, after 100k a tenth, is what a
+        # configuration for Caffe from its first author has, to our knowledge.
+        "Lin et al. 2014; schedule uncertain",
+        {
+            **_CAFFE,
+            "epochs": 307,
+            "schedule_epochs": 307,
+            "milestones": (257,),
+            "lr_decay": 0.1,
+            "weight_decay": 1e-4,
+            "dropout": 0.5,
+            "preprocess": "zca",
+        },
+    ),
+    "dsn": Named(
+        # Three runs of its released solvers, 50k + 120k + 30k iterations of 100, the second with a drop after 100k
+        "Lee et al. 2015 and their code: companions for 100 epochs, then without",
+        {
+            **_CAFFE,
+            "epochs": 400,
+            "schedule_epochs": 400,
+            "stages": (101,),
+            "lr": 0.025,
+            "milestones": (301, 341),
+            "rates": (0.00125, 0.0001),
+            "batch_size": 100,
+            "dropout": 0.5,
+            "preprocess": "gcn",
+            "loss": "squared-hinge",
+        },
+        on={"cifar100": {"loss": "cross-entropy"}},
+    ),
+    "fitnet": Named(
+        # Uncertain: how long the hints last. The released file of the second stage, which the first reads too, says 288
+        "Romero et al. 2015 and their code: hints, then the teacher's answers; needs --teacher",
+        {
+            **_CAFFE,
+            "optimizer": "rmsprop",
+            "epochs": 576,
+            "schedule_epochs": 576,
+            "stages": (289,),
+            "lr": 0.005,
+            "milestones": (),
+            "weight_decay": 0.0,
+            "preprocess": "zca",
+            "pad": 8,
+        },
+    ),
+    "highway": Named(
+        "Srivastava et al. 2015 and their code",
+        {
+            **_CAFFE,
+            "nesterov": True,
+            "epochs": 400,
+            "schedule_epochs": 400,
+            "lr": 0.025,
+            "lr_decay": 0.1,
+            "milestones": (201, 301, 351),
+            "batch_size": 100,
+            "weight_decay": 1e-3,
+            "dropout": 0.2,
+            "preprocess": "gcn-mean",
+            "pad": 8,
+        },
+    ),
+    "elu": Named(
+        # Uncertain: what lies between the drop after 35k iterations of 100 and the last 50k; here nothing
+        "Clevert et al. 2016: more dropout for 100 epochs, yet more for 80",
+        {
+            "epochs": 250,
+            "schedule_epochs": 250,
+            "stages": (71, 171),
+            "lr": 0.01,
+            "lr_decay": 0.1,
+            "milestones": (71,),
+            "nesterov": False,
+            "batch_size": 100,
+            "dropout": 0.5,
+            "preprocess": "zca",
+            "padding": "zero",
+        },
+    ),
+    "fb-resnet": Named(
+        "fb.resnet.torch on ImageNet, whose own networks draw by the fan-out",
+        {**DATASETS["imagenet"].recipe, "conv_init": "fan-out"},
+    ),
+}
