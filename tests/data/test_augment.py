@@ -34,3 +34,20 @@ def test_flips_are_half_and_all_81_offsets_are_equally_frequent():
     assert len(counts) == 81
     chi_square = ((counts - 100_000 / 81) ** 2 / (100_000 / 81)).sum().item()
     assert chi_square < 130  # 80 degrees of freedom: 0.03% of fair draws exceed it
+
+
+def test_wider_padding_and_zeros_equal_the_slow_reference():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(200, 12, 17, 3, generator=generator)
+    indices = torch.randperm(200, generator=generator)
+    draws = augment.draw(200, generator, pad=8)
+    assert draws.offset.min() == -8
+    assert draws.offset.max() == 8
+    reflected = augment.take(images, indices, draws)
+    zeros = reflected.permute(0, 3, 1, 2) * augment.inside(draws, 12, 17)
+    for row, index in enumerate(indices):
+        image = images[index].numpy()[:, ::-1] if draws.flip[row] else images[index].numpy()
+        top, left = 8 + draws.offset[row]
+        for mode, found in (("reflect", reflected[row]), ("constant", zeros[row].permute(1, 2, 0))):
+            padded = np.pad(image, ((8, 8), (8, 8), (0, 0)), mode=mode)
+            np.testing.assert_array_equal(found.numpy(), padded[top : top + 12, left : left + 17])

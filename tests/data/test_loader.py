@@ -130,3 +130,18 @@ def test_an_augmentation_of_the_other_loader_is_refused(digits):
 
     with pytest.raises(ValueError, match="augment: the data set has flip-crop or v1 or none and the recipe imagenet"):
         digits.train.batches(dataclasses.replace(recipe(), augment="imagenet"), seed=0, epoch=1)
+
+
+def test_zero_padding_is_of_what_the_network_sees():
+    import torch
+
+    fields = {"augment": "flip-crop", "pad": 6, "batch_size": 1442}
+    zeros = wrn.recipe("wrn-10-1", data="digits", padding="zero", **fields)
+    reflected = wrn.recipe("wrn-10-1", data="digits", **fields)
+    data = wrn.dataset(zeros)
+    images, _ = next(data.train.batches(zeros, seed=0, epoch=1))
+    others, _ = next(data.train.batches(reflected, seed=0, epoch=1))
+    outside = (images == 0).all(1)
+    assert 0.1 < outside.float().mean() < 0.25  # on average 3.2 of 32 rows and as many columns
+    inside = ~outside[:, None].expand_as(images)
+    assert torch.equal(images[inside], others[inside])

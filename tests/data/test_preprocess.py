@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images
 
 import wrn
@@ -159,3 +160,38 @@ def test_whitening_comes_before_augmentation():
         windows = padded.unfold(2, 8, 1).unfold(3, 8, 1).permute(0, 2, 3, 1, 4, 5)  # (M, 9, 9, 3, 8, 8)
         near = [(windows - each).abs().amax((3, 4, 5)).min() for each in (image, image.flip(2))]
         assert min(near) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["gcn", "gcn-mean", "pixel-mean"])
+def test_whole_images_without_a_matrix_are_their_formula(kind, tmp_path):
+    images, others = crops(700), crops(900)[700:]
+
+    def rows(pictures):
+        found = pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1).astype(np.float64)
+        if kind == "pixel-mean":
+            return found
+        found -= found.mean(1, keepdims=True)
+        return found * 55 / np.linalg.norm(found, axis=1, keepdims=True)
+
+    wanted = rows(others)
+    if kind != "gcn":
+        wanted = wanted - rows(images).mean(0)
+    if kind == "pixel-mean":
+        wanted = wanted / images.astype(np.float64).std()  # one for all, of the values as they were
+    fitted = whitening.centred(kind, images)
+    found = fitted(torch.from_numpy(others).permute(0, 3, 1, 2)).flatten(1).numpy()
+    assert relative(found, wanted) < 1e-5
+    whitening.save(fitted, tmp_path / "file")
+    again = whitening.load(tmp_path / "file", fitted.digest)
+    assert torch.equal(again(torch.from_numpy(others).permute(0, 3, 1, 2)).flatten(1), torch.from_numpy(found))
+
+
+def test_runs_with_them_can_be_used_alone(tmp_path, run_wrn):
+    for kind in ("gcn", "gcn-mean", "pixel-mean"):
+        recipe = wrn.recipe("wrn-10-1", data="digits", preprocess=kind, epochs=1, image_size=8, pad=2)
+        run = wrn.train(recipe, tmp_path / kind, device="cpu", precision="fp32", quiet=True)
+        data = wrn.dataset(recipe)
+        pixels, _ = data.test.pixels(slice(0, 9))
+        assert torch.equal(data.preprocess(pixels * 255), next(data.test.in_order(9))[0])
+        kept = load_file(run.path / "predictions.safetensors")["logits"][:9]
+        torch.testing.assert_close(wrn.load(run.path)(pixels).detach(), kept, rtol=1e-3, atol=1e-3)

@@ -225,6 +225,8 @@ def objective(
     if teacher is not None:
         if images is None:
             raise UsageError("teacher: needs some images to see the sizes of its parts; give objective(..., images=)")
+        if isinstance(network, DSN):
+            raise UsageError("dsn: learns from its companions and takes no teacher; leave it out")
         return Distillation(network, recipe, teacher, images, seed, autocast, compiled)
     if isinstance(network, FitNet) and recipe.stages:
         raise UsageError("fitnet: its first stage is led by a teacher's hints; name one with --teacher RUN")

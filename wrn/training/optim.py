@@ -84,5 +84,5 @@ def _count_as_zero(model: nn.Module) -> None:
 
 def _limit(limits: list[tuple[nn.Parameter, float | None]]) -> None:
     for parameter, limit in limits:
-        if limit is not None:
+        if limit is not None and parameter.grad is not None:  # it was trained in this step
             limit_norms(parameter, limit)
