@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_thin import agree, bn, conv
 from torch import nn
+from twins import agree, bn, conv
 
 import wrn
 

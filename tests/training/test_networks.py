@@ -4,8 +4,8 @@ import pytest
 
 import wrn
 
-# One of each family, at a reduced depth where the real one is deep
-WITH_BN = [
+# One of each family, at a reduced depth or width where the real one is large
+SMALL_IMAGES = [
     "wrn-10-2",
     "wrn-13-1-b313",
     "resnet-8-cifar",
@@ -13,22 +13,23 @@ WITH_BN = [
     "pre-resnet-11-cifar",
     "stochastic-depth-8",
     "vgg",
-    "resnet-18",
-    "wrn-18-1.5-imagenet",
-    "resnet-34",
-    "resnet-50",
-    "wrn-50-1.5-bottleneck",
-    "pre-resnet-50",
 ]
+IMAGENET = ["resnet-18", "wrn-18-0.5-imagenet", "resnet-50", "wrn-50-0.25-bottleneck", "pre-resnet-50"]
 
 
-@pytest.mark.parametrize("name", WITH_BN)
+@pytest.mark.parametrize("name", SMALL_IMAGES + IMAGENET)
 def test_two_epochs_beat_chance(name, run_wrn, tmp_path):
-    code, _, err = run_wrn("train", name, "--data", "digits", "--epochs", 2, "--batch-size", 32, "--out", "run")
+    words = ["train", name, "--data", "digits", "--epochs", 2, "--batch-size", 32, "--out", "run"]
+    if name in IMAGENET:
+        # Maps of one pixel in the last group: BN would see 2 numbers in the last, smaller batch
+        words += ["--lr", 0.01, "--drop-last", "true", "--labels", 640]
+    if name == "vgg":
+        words += ["--labels", 640]
+    code, _, err = run_wrn(*words)
     assert code == 0, err
     run = wrn.Run(tmp_path / "run")
     assert [line["epoch"] for line in run.metrics] == [1, 2]
-    assert run.result["test_error"] < 60, "chance is 90"
+    assert run.result["test_error"] < 50, "chance is 90"
 
 
 @pytest.mark.slow  # minutes each

@@ -45,11 +45,11 @@ class ResidualBlock(Residual):
             self.shortcut: nn.Module = conv(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.path.closed(self.training):
+            return self.shortcut(F.relu(self.bn1(x))) if self.has_projection else x
         out = F.relu(self.bn1(x))
         # Where the width changes, the shortcut too starts from the activated tensor; elsewhere it is x itself.
         shortcut = self.shortcut(out) if self.has_projection else x
-        if self.path.closed(self.training):
-            return shortcut
         out = self.conv1(out)
         for j in range(2, self.depth + 1):
             out = F.relu(getattr(self, f"bn{j}")(out))
@@ -101,10 +101,10 @@ class PreActBottleneck(Residual):
             self.shortcut = conv(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.path.closed(self.training):
+            return self.shortcut(F.relu(self.bn1(x))) if self.has_projection else x
         out = F.relu(self.bn1(x))  # a second ReLU changes nothing of what is activated
         shortcut = self.shortcut(out) if self.has_projection else x
-        if self.path.closed(self.training):
-            return shortcut
         out = self.conv1(out)
         out = self.conv2(F.relu(self.bn2(out)))
         out = self.conv3(F.relu(self.bn3(out)))

@@ -43,7 +43,7 @@ def create_model(
     if num_classes < 1 or in_channels < 1:
         raise UsageError(f"model {name!r}: needs at least one class and one input channel")
     if image_size is not None and image_size < spec.smallest:
-        raise UsageError(f"image size {image_size}: {spec.name} needs at least {spec.smallest}; nothing would be left")
+        raise UsageError(f"image size {image_size}: {spec.name} takes at least {spec.smallest}")
     if dropout and not spec.dropout:
         raise UsageError(f"dropout {dropout}: {spec.name} has none; leave it out")
     model = _built(spec, num_classes, dropout, in_channels, image_size)

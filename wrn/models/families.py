@@ -129,7 +129,12 @@ def thin(name: str, _: DepthRule | None) -> Spec | None:
         return None
     family, depth = match["family"], int(match["depth"])
     if not match["cifar"] and depth not in _SHORT[family]:
-        return None
+        if match["block"]:
+            return None
+        listed = ", ".join(map(str, _DEPTHS[family]))
+        raise UsageError(
+            f"model {name!r}: {family} for ImageNet has {listed} layers; for small images write {name}-cifar"
+        )
     if family == "resnet":
         if match["block"]:
             raise UsageError(f"model {name!r}: the original thin ResNets have basic blocks alone; leave the suffix out")
@@ -154,6 +159,8 @@ def _pre_activation(name: str, depth: int, block: str | None) -> dict[str, Any]:
             f"model {name!r}: depth {depth} fits basic blocks (6N + 2) and bottlenecks (9N + 2); write "
             f"pre-resnet-{depth}-basic-cifar or pre-resnet-{depth}-bottleneck-cifar"
         )
+    if block is None and not basic and not bottleneck:
+        raise UsageError(f"model {name!r}: depth {depth} is neither 6N + 2 (basic blocks) nor 9N + 2 (bottlenecks)")
     chosen = block == "-bottleneck" or (block is None and bottleneck)
     return {"blocks_per_group": _divided(name, depth, 9 if chosen else 6), "bottleneck": chosen}
 
@@ -193,7 +200,8 @@ def imagenet(name: str, _: DepthRule | None) -> Spec | None:
         printed = f"wrn-{depth}-{number(widen_factor)}-{'imagenet' if depth < 50 else 'bottleneck'}"
         recipe = "paper"
     elif plain is not None and int(plain["depth"]) in _DEPTHS.get(plain["family"], ()) and name[-1].isdigit():
-        depth, widen_factor, printed, recipe = int(plain["depth"]), 1.0, name, "fb-resnet"
+        depth, widen_factor, recipe = int(plain["depth"]), 1.0, "fb-resnet"
+        printed = f"{plain['family']}-{depth}"
     else:
         return None
     if int(64 * widen_factor) < 1:
@@ -208,7 +216,7 @@ def imagenet(name: str, _: DepthRule | None) -> Spec | None:
         recipe=recipe,
         classes=1000,
         image_size=224,
-        smallest=1,
+        smallest=17,  # with less, the last group would halve single pixels, whose bf16 gradients oneDNN gets wrong
         drop_path=0.0,
     )
 

@@ -8,6 +8,8 @@ takes 32 pixels to 1 before the classifier. It names 7 dropout rates for 8 stack
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrn.errors import UsageError
+
 STACKS = (
     ((384, 3),),
     ((384, 1), (384, 2), (640, 2), (640, 2)),
@@ -55,6 +57,10 @@ class ELUNet(nn.Module):
         for number, (width, layers) in enumerate(zip(widths, STACKS, strict=False), start=1):
             self.add_module(f"stack{number}", Stack(width, layers))
         self.conv = nn.Conv2d(widths[-1], num_classes, 1)
+        if dropout * 1.5 >= 1:
+            raise UsageError(
+                f"dropout {dropout}: elu raises it by half in its last stage, so that it must be below 2/3"
+            )
         self.rate = dropout
         self.set_stage(0)
 
