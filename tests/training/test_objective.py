@@ -329,3 +329,24 @@ def test_a_changed_teacher_is_noticed(teacher, tmp_path):
         model.network.fc.bias.add_(1)
     with pytest.raises(wrn.Error, match="teacher"):
         wrn.train(kept, tmp_path / "run", device="cpu", precision="fp32", quiet=True, teacher=model)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("wrn-10-1", "--stages", 3), "no procedure of its own"),
+        (("wrn-10-1", "--layer-rules", "true"), "layer rules: the paper of wrn-10-1 has none"),
+        (("wrn-10-1", "--conv-init", "published"), "no first weights of its own"),
+        (("wrn-10-1", "--temperature", 2), "there is no teacher"),
+        (("wrn-10-1", "--hint", "group3"), "there is no teacher"),
+        (("wrn-10-1", "--drop-path-per", "sample"), "give a drop path too"),
+        (("wrn-10-1", "--rates", 0.1), "as many positive numbers as there are milestones"),
+        (("nin", "--drop-path", 0.5), "no residual blocks"),
+        (("vgg", "--dropout", 0.5), "vgg has none"),
+        (("resnet-18", "--image-size", 16), "takes at least 17"),
+        (("wrn-10-1", "--optimizer", "rmsprop"), "nesterov"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(words, says, run_wrn):
+    code, _, err = run_wrn("train", *words, "--data", "digits", "--epochs", 4)
+    assert (code, says in err, err.splitlines()[-1][:11]) == (2, True, "wrn: error:"), err

@@ -55,6 +55,8 @@ def set_stochastic_depth(model: nn.Module, drop: float, per: Per = "batch") -> N
         raise UsageError(f"drop path {drop}: not a probability in [0, 1); the paper of stochastic depth uses 0.5")
     if per not in get_args(Per):
         raise unknown("drop path per", per, get_args(Per))
+    if per != "batch" and not drop:
+        raise UsageError(f"drop path per {per}: nothing is dropped; give a drop path too")
     blocks = [part for part in model.modules() if isinstance(part, Residual)]
     if drop and not blocks:
         raise UsageError(f"drop path {drop}: this network has no residual blocks; leave it out")

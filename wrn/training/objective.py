@@ -222,6 +222,8 @@ def objective(
     `teacher`, preprocessed images -> logits, needs some `images` (N, 3, H, W) to see sizes. Raises ValueError where
     recipe and teacher do not fit.
     """
+    if recipe.stages and not isinstance(network, (DSN, ELUNet, FitNet)):
+        raise UsageError(f"stages {recipe.stages}: {recipe.model} has no procedure of its own; take another recipe")
     if teacher is not None:
         if images is None:
             raise UsageError("teacher: needs some images to see the sizes of its parts; give objective(..., images=)")
@@ -230,6 +232,10 @@ def objective(
         return Distillation(network, recipe, teacher, images, seed, autocast, compiled)
     if isinstance(network, FitNet) and recipe.stages:
         raise UsageError("fitnet: its first stage is led by a teacher's hints; name one with --teacher RUN")
+    usual = Recipe()
+    for name in ("hint", "temperature", "teacher_weight", "teacher_weight_end", "teacher_fade"):
+        if getattr(recipe, name) != getattr(usual, name):
+            raise UsageError(f"{name} {getattr(recipe, name)}: there is no teacher; name one with --teacher RUN")
     if isinstance(network, DSN):
         return DeepSupervision(network, recipe, autocast, compiled)
     return Objective(network, recipe, autocast, compiled)

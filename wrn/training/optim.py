@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from wrn.errors import UsageError
 from wrn.models.rules import LayerRule, limit_norms
 from wrn.models.stochastic_depth import Residual
 from wrn.recipes import Recipe
@@ -13,9 +14,12 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
     Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the
     classifier's bias are decayed too, as the authors' flat parameter vector was (SPEC 3.1). Dampening is 0. With
-    `layer_rules` rates, decay and norm limits of single layers are those of the network's own paper.
+    `layer_rules` rates, decay and norm limits of single layers are those of the network's own paper; ValueError if it
+    has none.
     """
     rules = _rules(model) if recipe.layer_rules else {}
+    if recipe.layer_rules and not rules:
+        raise UsageError(f"layer rules: the paper of {recipe.model} has none; leave them out, or take another recipe")
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         rule = rules.get(name, LayerRule())
