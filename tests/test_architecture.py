@@ -28,9 +28,11 @@ FORBIDDEN = {
     "reporting": {"torch", "wrn.training", "wrn.models", "wrn.evaluation", "wrn.prediction"},
     "paper": {"torch", "wrn.models", "wrn.data", "wrn.training", "wrn.runs"},
     "recipes.py": {"torch", "wrn.training", "wrn.runs", "wrn.reporting"},
+    "named_recipes.py": {"torch", "wrn.recipes", "wrn.models", "wrn.training", "wrn.runs", "wrn.reporting"},
     "runs.py": {"torch", "wrn.training", "wrn.reporting"},
     "data/catalog.py": {"torch"},
     "models/names.py": {"torch"},
+    "models/families.py": {"torch"},
 }
 
 

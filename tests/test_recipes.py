@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import groupby
 
 import pytest
 from hypothesis import given
@@ -111,3 +112,55 @@ def test_fields_of_a_file_are_checked_too():
         Recipe.from_dict({"epoch": 3})
     with pytest.raises(ValueError, match="not a number"):
         Recipe.from_dict({"lr": "fast"})
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rates", "drops", "end"),
+    [  # SPEC 5: rates, and the thousands of iterations after which they change
+        ("resnet", 128, (0.1, 0.01, 0.001), (32, 48), 64),
+        ("resnet-110", 128, (0.01, 0.1, 0.01, 0.001), (0.4, 32, 48), 64),
+        ("highway", 100, (0.025, 0.0025, 0.00025, 0.000025), (100, 150, 175), 200),
+        ("dsn", 100, (0.025, 0.00125, 0.0001), (150, 170), 200),
+        ("nin", 128, (0.1, 0.01), (100,), 120),
+        ("elu", 100, (0.01, 0.001), (35,), 125),
+    ],
+)
+def test_schedules_of_others_are_their_iterations(name, batch, rates, drops, end):
+    recipe = wrn.recipe("wrn-10-1", data="cifar10", recipe=name)
+    assert recipe.batch_size == batch
+    of_epochs = [recipe.lr_at(epoch) for epoch in range(1, recipe.epochs + 1)]
+    assert [rate for rate, _ in groupby(of_epochs)] == pytest.approx(rates)
+    changes = [epoch for epoch in range(1, recipe.epochs) if of_epochs[epoch] != of_epochs[epoch - 1]]
+    for epochs, thousands in zip([*changes, recipe.epochs], [*drops, end], strict=True):
+        assert epochs == pytest.approx(thousands * 1000 * batch / 50_000, abs=1.1)
+
+
+def test_own_is_the_recipe_of_the_networks_paper():
+    assert wrn.recipe("highway", data="cifar10", recipe="own") == wrn.recipe(
+        "highway", data="cifar10", recipe="highway"
+    )
+    assert wrn.recipe("wrn-28-10", data="cifar10", recipe="own").recipe == "paper"
+    svhn = wrn.recipe("stochastic-depth-152", data="svhn", recipe="own")
+    assert (svhn.epochs, svhn.milestones, svhn.val, svhn.augment, svhn.lr) == (50, (30, 35), 6000, "none", 0.1)
+    assert wrn.recipe("dsn", data="cifar100", recipe="own").loss == "cross-entropy"
+    imagenet = wrn.recipe("resnet-50", data="imagenet", recipe="own")
+    assert (imagenet.epochs, imagenet.batch_size, imagenet.weight_decay) == (90, 256, 1e-4)
+    assert imagenet.deviations() == {}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_stands_on_every_kind_of_data(name):
+    for data in ("digits", "cifar10", "cifar100", "svhn", "imagenet", "folder:pictures"):
+        recipe = wrn.recipe("wrn-16-4", data=data, recipe=name)
+        assert recipe.deviations().keys() <= {"epochs"}  # digits' are shortened
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+        assert recipe.augment == {"digits": "none", "svhn": "none", "imagenet": "imagenet"}.get(data, "flip-crop")
+
+
+def test_given_stages_stand_as_they_are():
+    recipe = wrn.recipe("dsn", data="cifar10", recipe="own", epochs=12, stages=(4,))
+    assert [recipe.stage_at(epoch) for epoch in range(1, 13)] == [0] * 3 + [1] * 9
+    scaled = wrn.recipe("dsn", data="cifar10", recipe="own", epochs=12)
+    assert [scaled.stage_at(epoch) for epoch in range(1, 13)] == [0] * 3 + [1] * 9  # 100 of 400
+    elu = wrn.recipe("elu", data="cifar10", recipe="own")
+    assert [epoch for epoch in range(2, 251) if elu.stage_at(epoch) != elu.stage_at(epoch - 1)] == [71, 171]

@@ -32,7 +32,7 @@ _HE = {  # SPEC 5: 64k iterations of 128, divided by 10 after 32k and 48k
     "padding": "zero",
 }
 _WARM = {"lr": 0.01, "milestones": (2, 83, 124), "rates": (0.1, 0.01, 0.001)}  # 400 iterations, rounded to an epoch
-_CAFFE = {"nesterov": False, "conv_init": "published", "layer_rules": True, "padding": "zero"}
+_BY_LAYER = {"nesterov": False, "conv_init": "published", "layer_rules": True, "padding": "zero"}
 
 # SPEC 3.1, 1.5, 3.4, 5, 3.3, in this order
 RECIPES: dict[str, Named] = {
@@ -84,7 +84,7 @@ RECIPES: dict[str, Named] = {
         # configuration for Caffe from its first author has, to our knowledge.
         "Lin et al. 2014; schedule uncertain",
         {
-            **_CAFFE,
+            **_BY_LAYER,
             "epochs": 307,
             "schedule_epochs": 307,
             "milestones": (257,),
@@ -98,7 +98,7 @@ RECIPES: dict[str, Named] = {
         # Three runs of its released solvers, 50k + 120k + 30k iterations of 100, the second with a drop after 100k
         "Lee et al. 2015 and their code: companions for 100 epochs, then without",
         {
-            **_CAFFE,
+            **_BY_LAYER,
             "epochs": 400,
             "schedule_epochs": 400,
             "stages": (101,),
@@ -116,7 +116,7 @@ RECIPES: dict[str, Named] = {
         # Uncertain: how long the hints last. The released file of the second stage, which the first reads too, says 288
         "Romero et al. 2015 and their code: hints, then the teacher's answers; needs --teacher",
         {
-            **_CAFFE,
+            **_BY_LAYER,
             "optimizer": "rmsprop",
             "epochs": 576,
             "schedule_epochs": 576,
@@ -131,7 +131,7 @@ RECIPES: dict[str, Named] = {
     "highway": Named(
         "Srivastava et al. 2015 and their code",
         {
-            **_CAFFE,
+            **_BY_LAYER,
             "nesterov": True,
             "epochs": 400,
             "schedule_epochs": 400,

@@ -66,9 +66,8 @@ class WholeImage(nn.Module):
 
     def numbers(self) -> dict[str, Tensor]:
         """All that was fitted, float32 on the CPU."""
-        parts = {"mean": self.mean, "scale": self.scale} if self.matrix is None else {"mean": self.mean}
-        if self.matrix is not None:
-            parts["matrix"] = self.matrix
+        last = {"scale": self.scale} if self.matrix is None else {"matrix": self.matrix}
+        parts = {"mean": self.mean, **last}
         return {name: part.detach().float().cpu().contiguous() for name, part in parts.items()}
 
     @property

@@ -16,16 +16,20 @@ from wrn.models.rules import LayerRule, uniform
 
 
 class MaxoutConv(nn.Module):
-    """The largest of some 3x3 convolutions, then a max pool: (N, in_channels, H, W) -> (N, channels, H', W')."""
+    """The larger of two 3x3 convolutions, then a max pool: (N, in_channels, H, W) -> (N, channels, H', W').
 
-    def __init__(self, in_channels: int, channels: int, pool: int = 1, pieces: int = 2) -> None:
+    The first half of the convolution's channels is the one piece, the second half the other.
+    """
+
+    def __init__(self, in_channels: int, channels: int, pool: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels * pieces, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, 2 * channels, 3, padding=1)
         self.conv.nonlinearity = "linear"  # type: ignore[assignment]  # read by `initialise`: no ReLU halves it
-        self.channels, self.pool = channels, pool
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x).unflatten(1, (self.channels, -1)).amax(2)
+        first, second = self.conv(x).chunk(2, dim=1)
+        x = second + F.relu(first - second)  # max to rounding, but 1.9 times as fast in training as torch.maximum
         return F.max_pool2d(x, self.pool) if self.pool > 1 else x
 
 
