@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Where tests run side by side, OpenMP threads that spin would slow each other down manyfold. Before torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before anything reads it. One for all workers of one session, so that digits are decoded once.
 os.environ.setdefault("WRN_CACHE_DIR", tempfile.mkdtemp(prefix="wrn-tests-"))
 
