@@ -99,7 +99,7 @@ def test_the_first_part_that_is_small_enough_gives_the_hint_and_others_are_refus
         1,
         1,
     )
-    for hint, says in (("group2", "32x8x8; it must be a map of at most 4x4"), ("grup3", "it has conv1, group1")):
+    for hint, says in (("group2", "32x8x8; it must be a map of at most 4x4"), ("group9", "it has conv1, group1")):
         with pytest.raises(ValueError, match=says):
             wrn.objective(network, dataclasses.replace(recipe, hint=hint), master, images=images)
 
