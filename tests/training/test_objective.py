@@ -62,9 +62,9 @@ def test_hints_lower_the_distance_and_leave_the_upper_half_untouched(teacher):
         optimizer.step()
         losses.append(loss.item())
     hints = losses[:50]  # 5 steps an epoch
-    assert np.mean(hints[-5:]) < 0.5 * hints[0]
+    assert np.mean(hints[-10:]) < 0.6 * hints[0]
     assert not torch.equal(network.fc2.weight, before["fc2.weight"]), "the second stage trains the whole network"
-    assert all(not parameter.requires_grad for parameter in master.parameters())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in master.parameters())
 
 
 def test_the_hint_is_half_the_squared_distance_between_regressor_and_the_teachers_part(teacher):

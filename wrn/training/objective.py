@@ -4,6 +4,7 @@ Each network has its own procedure, whose stages begin where the recipe says; wi
 where that needs a teacher's hints, in its last.
 """
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -105,7 +106,7 @@ class Distillation(Objective):
         `seed` draws the regressor. Raises ValueError for a hint that the teacher does not have or that is too large.
         """
         super().__init__(network, recipe, autocast, compiled)
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)  # the caller's stays as it is
         self.stage, self.weight = 0, recipe.teacher_weight
         self._hint = torch.empty(0)
         self.hints = bool(recipe.stages) and isinstance(network, FitNet)

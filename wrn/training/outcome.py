@@ -120,7 +120,7 @@ def first_line(recipe: Recipe, run: Run, seed: int, data: Dataset, execution: Ex
     if progress.step:
         begun += f", step {progress.step}"
     begun += ":" if progress.epoch or progress.step else ""
-    changes = ", ".join(f"{name} {change['here']}" for name, change in recipe.deviations().items())
+    changes = ", ".join(f"{name} {_text(change['here'])}" for name, change in recipe.deviations().items())
     named = f"{recipe.recipe} but {changes}" if changes else recipe.recipe
     held_out = f" + {len(data.val):,} to validate" if data.val is not None else ""
     return (
@@ -128,6 +128,10 @@ def first_line(recipe: Recipe, run: Run, seed: int, data: Dataset, execution: Ex
         f"{len(data.classes)} classes, {recipe.preprocess}, augment {recipe.augment}); recipe {named}; seed {seed}; "
         f"{execution.in_words()}; in {run.path}"
     )
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def bar_text(recipe: Recipe, epoch: int, progress: Progress) -> str:

@@ -1,5 +1,6 @@
 """The network that another one learns from: a finished run's, or one in memory."""
 
+import copy
 import hashlib
 from typing import Any
 
@@ -26,7 +27,7 @@ def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Mod
     """
     if given is not None:
         _must_fit(getattr(given, "preprocess", None), getattr(given, "classes", None), None, recipe, data)
-        return _network(given)
+        return copy.deepcopy(_network(given))  # the caller's stays where and as it is
     if recipe.teacher is None:
         return None
     if recipe.teacher.startswith(_IN_MEMORY):
