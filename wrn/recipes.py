@@ -190,15 +190,15 @@ def _check(recipe: Recipe) -> None:
         "dropout": (0.0 <= recipe.dropout < 1.0, "a probability in [0, 1)"),
         "drop_path": (recipe.drop_path is None or 0.0 <= recipe.drop_path < 1.0, "a probability in [0, 1)"),
         "stages": (all(s >= 2 for s in recipe.stages), "epochs after the first, counted from 1"),
-        "temperature": (recipe.temperature > 0, "above 0"),
-        "teacher_weight": (recipe.teacher_weight >= 0, "zero or more"),
-        "teacher_weight_end": (recipe.teacher_weight_end >= 0, "zero or more"),
+        "temperature": (0 < recipe.temperature < float("inf"), "a positive number"),
+        "teacher_weight": (0 <= recipe.teacher_weight < float("inf"), "zero or more"),
+        "teacher_weight_end": (0 <= recipe.teacher_weight_end < float("inf"), "zero or more"),
         "teacher_fade": (
             len(recipe.teacher_fade) == 2 and 1 <= recipe.teacher_fade[0] < recipe.teacher_fade[1],
             "two epochs, the first before the second",
         ),
         "rates": (
-            not recipe.rates or (len(recipe.rates) == len(recipe.milestones) and min(recipe.rates) > 0),
+            len(recipe.rates) in (0, len(recipe.milestones)) and all(0 < rate < float("inf") for rate in recipe.rates),
             "as many positive numbers as there are milestones",
         ),
         "val": (recipe.val >= 0, "zero or more images"),
@@ -221,6 +221,7 @@ def _check(recipe: Recipe) -> None:
             not recipe.nesterov or (recipe.momentum > 0 and recipe.optimizer == "sgd"),
             "possible only in SGD with momentum above 0",
         ),
+        "reset_momentum": (not recipe.reset_momentum or recipe.optimizer == "sgd", "false: RMSProp has no momentum"),
         "weight_decay": (0.0 <= recipe.weight_decay < float("inf"), "zero or more"),
     }
     for name, (fits, must_be) in limits.items():

@@ -306,7 +306,7 @@ def test_what_a_teacher_must_share(teacher, tmp_path, run_wrn, pictures):
     own = ("train", "fitnet", "--recipe", "own", "--epochs", "2", "--image-size", "16")
     for words, code, says in (
         (("--data", "digits"), 2, "name one with --teacher RUN"),
-        (("--data", "digits", "--teacher", teacher.path), 2, "not preprocessed by the same zca"),
+        (("--data", "digits", "--teacher", teacher.path), 2, "with other numbers than zca has here"),
         (("--data", "digits", "--teacher", tmp_path / "none"), 1, "no such run"),
         (("--data", f"folder:{pictures}", "--teacher", teacher.path), 2, "knows other classes"),
         (

@@ -63,5 +63,6 @@ def _must_fit(preprocess: Any, classes: Any, image_size: int | None, recipe: Rec
         )
     if preprocess is not None and preprocess.constants() != data.preprocess.constants():
         raise UsageError(
-            f"teacher: its images were not preprocessed by the same {recipe.preprocess}; give both one --preprocess"
+            f"teacher: its images were preprocessed with other numbers than {recipe.preprocess} has here; train both "
+            "with the same --preprocess and on the same images (--labels, --val, --seed)"
         )
