@@ -32,29 +32,17 @@ def test_two_epochs_beat_chance(name, run_wrn, tmp_path):
     assert run.result["test_error"] < 50, "chance is 90"
 
 
-@pytest.mark.slow  # minutes each
-@pytest.mark.parametrize(
-    ("name", "epochs", "learns"),
-    [  # The others begin on a plateau, from weights near zero, that takes thousands of steps to leave
-        ("highway", 12, True),
-        ("elu", 8, True),
-        ("nin", 12, False),
-        ("dsn", 12, False),
-        ("fitnet", 12, False),
-    ],
-)
-def test_without_bn_their_own_recipe_cut_short(name, epochs, learns, run_wrn, tmp_path):
-    words = ["train", name, "--data", "digits", "--recipe", "own", "--epochs", epochs, "--out", "run"]
+@pytest.mark.slow  # two minutes each
+@pytest.mark.parametrize("name", ["nin", "fitnet"])
+def test_without_bn_their_own_recipe_cut_short(name, run_wrn, tmp_path):
+    """They begin on a plateau, from weights near zero, that takes thousands of steps to leave: the loss falls a bit."""
+    words = ["train", name, "--data", "digits", "--recipe", "own", "--epochs", 12, "--out", "run"]
     if name == "fitnet":
         assert run_wrn("train", "wrn-10-1", "--data", "digits", "--preprocess", "zca", "--out", "teacher")[0] == 0
         words += ["--teacher", tmp_path / "teacher"]
-    if learns:
-        words += ["--batch-size", 32]  # for more steps
     code, _, err = run_wrn(*words)
     assert code == 0, err
     run = wrn.Run(tmp_path / "run")
     assert run.recipe.recipe == name
     losses = [line["train_loss"] for line in run.metrics if run.recipe.stage_at(line["epoch"]) == 0]
     assert min(losses[1:]) < losses[0]
-    if learns:
-        assert run.result["test_error"] < 45, "chance is 90"

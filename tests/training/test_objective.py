@@ -224,6 +224,17 @@ def test_a_new_stage_forgets_what_the_optimiser_remembered():
     assert not optimizer.state
 
 
+def test_what_is_frozen_stays_where_a_block_is_left_out():
+    recipe = wrn.recipe("stochastic-depth-8", data="digits")
+    network = wrn.network_of(recipe, 10, seed=0)
+    network.conv1.requires_grad_(False)
+    before = network.conv1.weight.clone()
+    optimizer = wrn.optimizer(network, recipe)
+    network(torch.randn(4, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    assert torch.equal(network.conv1.weight, before)
+
+
 def test_a_block_left_out_is_decayed_and_moved_on_like_the_others():
     """As with a gradient vector of zeros (the released code), and not passed over (PyTorch's way with none)."""
     recipe = wrn.recipe("stochastic-depth-8", data="digits", drop_path=0.9)
@@ -347,6 +358,7 @@ def test_a_changed_teacher_is_noticed(teacher, tmp_path):
         (("wrn-10-1", "--optimizer", "rmsprop"), "nesterov"),
     ],
 )
-def test_flags_that_would_do_nothing_are_refused(words, says, run_wrn):
-    code, _, err = run_wrn("train", *words, "--data", "digits", "--epochs", 4)
+def test_flags_that_would_do_nothing_are_refused(words, says, run_wrn, tmp_path):
+    code, _, err = run_wrn("train", *words, "--data", "digits", "--epochs", 4, "--out", "run")
     assert (code, says in err, err.splitlines()[-1][:11]) == (2, True, "wrn: error:"), err
+    assert not (tmp_path / "run").exists(), "the corrected command would find another run there"

@@ -35,14 +35,13 @@ class Training:
     data: Dataset
     execution: Execution
     log: Log
-    interrupt: Interruption
     keep_every: int | None = None
     teacher: nn.Module | None = None
     identity: dict[str, Any] = field(default_factory=dict)  # what a checkpoint must share to be continued
     shapes_seen: set[torch.Size] = field(default_factory=set)
 
-    def run_all(self) -> None:
-        """From the newest checkpoint, or the beginning, to the finished run folder."""
+    def prepare(self) -> None:
+        """Make what is trained, in memory alone. Raises ValueError where the recipe's parts do not fit together."""
         recipe, execution = self.recipe, self.execution
         execution.apply()
         self.network = execution.place(network_of(recipe, len(self.data.classes), self.seed))
@@ -56,6 +55,10 @@ class Training:
             compiled=execution.compiled,
         )
         self.optimizer = optimizer(self.objective.trained, recipe)
+
+    def run_all(self, interrupt: Interruption) -> None:
+        """From the newest checkpoint, or the beginning, to the finished run folder."""
+        recipe, execution, self.interrupt = self.recipe, self.execution, interrupt
         progress, damaged = checkpoint.load_newest(
             self.checkpoints, self.objective.trained, self.optimizer, self.identity
         )

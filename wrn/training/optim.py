@@ -82,7 +82,7 @@ def _count_as_zero(model: nn.Module) -> None:
     So does the released code, whose gradients are one vector that begins with zeros.
     """
     for parameter in model.parameters():
-        if parameter.grad is None:
+        if parameter.grad is None and parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
 
 

@@ -75,6 +75,8 @@ def train(
     master = teacher_of(recipe, teacher, data)
     if master is not None:
         identity["teacher"] = digest(master)
+    training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity)
+    training.prepare()  # what is refused leaves no folder behind
     run.begin(recipe, seed, fresh)
     if not begun:
         write_json(run.path / "env.json", runs.environment(execution.to_dict()))
@@ -82,7 +84,7 @@ def train(
         write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
     with log.copied_to(run.path / "train.log"), interruption() as interrupt:
         try:
-            Training(recipe, run, seed, data, execution, log, interrupt, keep_every, master, identity).run_all()
+            training.run_all(interrupt)
         except Exception as error:
             explained = _explained(error, execution)
             log.note(f"wrn: error: {explained or repr(error)}")
