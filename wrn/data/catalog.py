@@ -26,10 +26,6 @@ PREPROCESSING: dict[Preprocess, str] = {
     "gcn-mean": "the same, minus the mean of the training images, pixel by pixel",
     "pixel-mean": "minus the mean of the training images, pixel by pixel, by one deviation of all values",
 }
-PADDINGS: dict[Padding, str] = {
-    "reflect": "mirrored at the edge pixel, which is not repeated (paper)",
-    "zero": "zeros after preprocessing, as most others did",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
