@@ -72,7 +72,7 @@ def test_the_hint_is_half_the_squared_distance_between_regressor_and_the_teacher
     network, master = wrn.network_of(recipe, 10, seed=0).double(), wrn.load(teacher.path).network.double()
     images = next(batches(recipe, 1))[1].double()
     objective = wrn.objective(network, recipe, master, images=images)
-    regressor = objective.trained["regressor"].double().conv
+    regressor = objective.trained["regressor"].double()
     objective.start_epoch(1)
     x = F.relu(master.group3[0].bn1(master.group2(master.group1(master.conv1(images)))))
     hint = master.group3[0].shortcut(x) + master.group3[0].conv2(
@@ -93,7 +93,7 @@ def test_the_first_part_that_is_small_enough_gives_the_hint_and_others_are_refus
     recipe = student(teacher)
     network, master = wrn.network_of(recipe, 10, seed=0), wrn.load(teacher.path).network
     images = next(batches(recipe, 1))[1]
-    assert wrn.objective(network, recipe, master, images=images).trained["regressor"].conv.weight.shape == (
+    assert wrn.objective(network, recipe, master, images=images).trained["regressor"].weight.shape == (
         64,
         80,
         1,

@@ -50,20 +50,23 @@ def take(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
     Each output row and column is looked up in the image where reflection puts it, so nothing is padded or copied twice.
     """
     height, width = images.shape[1:3]
-    rows = torch.arange(height, device=images.device) + draws.offset[:, :1]  # (N, H), may lie outside
-    columns = torch.arange(width, device=images.device) + draws.offset[:, 1:]  # (N, W)
-    columns = torch.where(draws.flip[:, None], width - 1 - columns, columns)
+    rows, columns = _positions(draws, height, width)
     rows, columns = _reflect(rows, height), _reflect(columns, width)
     return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def inside(draws: Draws, height: int, width: int) -> Tensor:
     """Which pixels of the crops come from the image and not from the padding, bool (N, 1, H, W)."""
-    rows = torch.arange(height, device=draws.offset.device) + draws.offset[:, :1]
-    columns = torch.arange(width, device=draws.offset.device) + draws.offset[:, 1:]
-    columns = torch.where(draws.flip[:, None], width - 1 - columns, columns)
+    rows, columns = _positions(draws, height, width)
     good_rows, good_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     return (good_rows[:, :, None] & good_columns[:, None, :])[:, None]
+
+
+def _positions(draws: Draws, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where each row (N, H) and column (N, W) of the crops is in its image; may lie outside."""
+    rows = torch.arange(height, device=draws.offset.device) + draws.offset[:, :1]
+    columns = torch.arange(width, device=draws.offset.device) + draws.offset[:, 1:]
+    return rows, torch.where(draws.flip[:, None], width - 1 - columns, columns)
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:

@@ -55,9 +55,8 @@ class ResidualBlock(Residual):
             out = F.relu(getattr(self, f"bn{j}")(out))
             out = self.dropout(out)  # Sec. 2.4: between the convolutions, after ReLU; never on the shortcut
             out = getattr(self, f"conv{j}")(out)
-        return (
-            self.path.scaled(out, self.training) + shortcut
-        )  # nothing after the sum: the next block begins with BN-ReLU
+        # Nothing after the sum: the next block begins with BN-ReLU
+        return self.path.scaled(out, self.training) + shortcut
 
 
 class OptionA(nn.Module):

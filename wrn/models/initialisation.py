@@ -23,18 +23,17 @@ def initialise(
     """Draw every weight of `module` anew, in the order of its modules.
 
     conv: normal with variance 2 / fan, over the inputs (authors' code since September 2016) or the outputs (before);
-    1 / fan in front of maxout, which loses nothing. "published": all weights as the network's own paper draws them.
+    "published": all weights as the network's own paper draws them.
     bn: the scale gamma, 1 or U(0, 1) (Torch's default, so the authors'); the shift is 0.
     linear: U(+-1/sqrt(n_in)) (Lua) or normal with variance 2 / n_in (authors' PyTorch); biases are 0.
-    A convolution's bias is 0, or what the layer says (`first_bias`).
+    A convolution's bias is 0. Layers that need something else say so by `adjust_first_weights`.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             mode = {"fan-in": "fan_in", "fan-out": "fan_out", "published": "fan_in"}[conv]
-            kind = getattr(part, "nonlinearity", "relu")
-            nn.init.kaiming_normal_(part.weight, mode=mode, nonlinearity=kind, generator=generator)  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(part.weight, mode=mode, nonlinearity="relu", generator=generator)  # type: ignore[arg-type]
             if part.bias is not None:
-                nn.init.constant_(part.bias, getattr(part, "first_bias", 0.0))
+                nn.init.zeros_(part.bias)
         elif isinstance(part, nn.BatchNorm2d):
             if bn == "uniform":
                 nn.init.uniform_(part.weight, 0.0, 1.0, generator=generator)
@@ -48,6 +47,10 @@ def initialise(
                 bound = part.in_features**-0.5
                 nn.init.uniform_(part.weight, -bound, bound, generator=generator)
             nn.init.zeros_(part.bias)
+    for part in module.modules():
+        adjust = getattr(part, "adjust_first_weights", None)
+        if adjust is not None:
+            adjust()
     if conv == "published":
         draw = getattr(module, "first_weights", None)
         if draw is None:

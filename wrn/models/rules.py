@@ -28,20 +28,10 @@ def caffe_rules(model: nn.Module) -> dict[str, LayerRule]:
 @torch.no_grad()
 def limit_norms(parameter: Tensor, max_norm: float) -> None:
     """Scale back the rows (out, …) of a weight whose length exceeds `max_norm`, in place."""
-    lengths = parameter.flatten(1).norm(dim=1).view(-1, *[1] * (parameter.ndim - 1))
-    parameter.mul_((max_norm / lengths).clamp_(max=1.0))
-
-
-@torch.no_grad()
-def normal(weight: Tensor, std: float, generator: Generator | None) -> None:
-    weight.normal_(0.0, std, generator=generator)
-
-
-@torch.no_grad()
-def uniform(weight: Tensor, bound: float, generator: Generator | None) -> None:
-    weight.uniform_(-bound, bound, generator=generator)
+    parameter.renorm_(2, 0, max_norm)
 
 
 def caffe_xavier(weight: Tensor, generator: Generator | None) -> None:
     """Caffe's "xavier": uniform with variance 1 / fan-in."""
-    uniform(weight, (3 / weight[0].numel()) ** 0.5, generator)
+    bound = (3 / weight[0].numel()) ** 0.5
+    nn.init.uniform_(weight, -bound, bound, generator=generator)

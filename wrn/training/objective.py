@@ -7,6 +7,7 @@ where that needs a teacher's hints, in its last.
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from wrn.errors import UsageError
 from wrn.models.comparators.dsn import DSN
 from wrn.models.comparators.elu import ELUNet
 from wrn.models.comparators.fitnet import FitNet
-from wrn.models.rules import LayerRule, uniform
+from wrn.models.rules import LayerRule
 from wrn.randomness import key
 from wrn.recipes import Recipe
 
@@ -34,14 +35,16 @@ class Objective:
         autocast: Autocast = nullcontext,
         compiled: Callable[[Any], Any] = lambda called: called,
     ) -> None:
-        self.network, self.recipe, self.autocast = network, recipe, autocast
+        self.network, self.recipe, self.autocast, self.compiled = network, recipe, autocast, compiled
         self.answer = compiled(network)
         self.trained = nn.ModuleDict({"network": network})
+        self.stage = 0
 
     def start_epoch(self, epoch: int) -> None:
-        """Bring the network into the stage of this epoch."""
+        """Come to the stage of this epoch."""
+        self.stage = self.recipe.stage_at(epoch)
         if isinstance(self.network, ELUNet):
-            self.network.set_stage(self.recipe.stage_at(epoch))
+            self.network.set_stage(self.stage)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, a scalar, and the logits (N, classes), of preprocessed images (N, 3, H, W) and labels (N,)."""
@@ -61,19 +64,9 @@ class DeepSupervision(Objective):
 
     network: DSN
 
-    def __init__(
-        self,
-        network: DSN,
-        recipe: Recipe,
-        autocast: Autocast = nullcontext,
-        compiled: Callable[[Any], Any] = lambda called: called,
-    ) -> None:
-        super().__init__(network, recipe, autocast, compiled)
-        self.scores = compiled(network.with_companions)
-        self.stage = 0
-
-    def start_epoch(self, epoch: int) -> None:
-        self.stage = self.recipe.stage_at(epoch)
+    @cached_property
+    def scores(self) -> Callable[[Tensor], list[Tensor]]:
+        return self.compiled(self.network.with_companions)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.stage > 0:
@@ -107,7 +100,7 @@ class Distillation(Objective):
         """
         super().__init__(network, recipe, autocast, compiled)
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)  # the caller's stays as it is
-        self.stage, self.weight = 0, recipe.teacher_weight
+        self.weight = recipe.teacher_weight
         self._hint = torch.empty(0)
         self.hints = bool(recipe.stages) and isinstance(network, FitNet)
         if self.hints:
@@ -116,7 +109,6 @@ class Distillation(Objective):
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
         recipe = self.recipe
-        self.stage = recipe.stage_at(epoch)
         start, end = recipe.teacher_fade
         count = recipe.scheduled(epoch) - (recipe.stages[0] - 1 if self.hints else 0)  # epochs of answers
         share = min(max((count - start + 1) / (end - start + 1), 0.0), 1.0)
@@ -190,22 +182,22 @@ class Distillation(Objective):
         return found[0]
 
 
-class Regressor(nn.Module):
-    """From the guided layer to the hint: a convolution as large as the sizes differ (SPEC 5), without padding."""
+class Regressor(nn.Conv2d):
+    """From the guided layer to the hint: a convolution as large as the sizes differ, without padding.
+
+    The source's is maxout where its teacher is.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, seed: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size)
-        uniform(self.conv.weight, 0.05, torch.Generator().manual_seed(key(seed, "regressor")))
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return out
+        super().__init__(in_channels, out_channels, kernel_size)
+        generator = torch.Generator().manual_seed(key(seed, "regressor"))
+        nn.init.uniform_(self.weight, -0.05, 0.05, generator=generator)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
 
     def layer_rules(self) -> dict[str, LayerRule]:
         """The source limits the norm as in the student's convolutions, at the full rate."""
-        return {"conv.weight": LayerRule(max_norm=0.9)}
+        return {"weight": LayerRule(max_norm=0.9)}
 
 
 def objective(

@@ -9,10 +9,11 @@ Units are maxout, of 2 pieces in the convolutions and 5 in the fully connected l
 2,742,102 parameters; the paper says 2.5 million). No BN. How it learns: `wrn.training.objective`.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wrn.models.rules import LayerRule, uniform
+from wrn.models.rules import LayerRule
 
 
 class MaxoutConv(nn.Module):
@@ -24,8 +25,12 @@ class MaxoutConv(nn.Module):
     def __init__(self, in_channels: int, channels: int, pool: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, 2 * channels, 3, padding=1)
-        self.conv.nonlinearity = "linear"  # type: ignore[assignment]  # read by `initialise`: no ReLU halves it
         self.pool = pool
+
+    @torch.no_grad()
+    def adjust_first_weights(self) -> None:
+        """From variance 2 / fan to 1 / fan: no ReLU halves what the larger of two gives."""
+        self.conv.weight.mul_(0.5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.conv(x).chunk(2, dim=1)
@@ -88,4 +93,4 @@ class FitNet(nn.Module):
         """Uniform in +-0.005; biases 0."""
         for part in self.modules():
             if isinstance(part, (nn.Conv2d, nn.Linear)):
-                uniform(part.weight, 0.005, generator)
+                nn.init.uniform_(part.weight, -0.005, 0.005, generator=generator)

@@ -10,7 +10,7 @@ Dropout of the input and after each pool. All convolutions have biases.
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wrn.models.rules import LayerRule, caffe_rules, caffe_xavier, normal
+from wrn.models.rules import LayerRule, caffe_rules, caffe_xavier
 
 
 class HighwayLayer(nn.Module):
@@ -23,7 +23,11 @@ class HighwayLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.gate = nn.Conv2d(channels, channels, 3, padding=1)
-        self.gate.first_bias = -2.0  # type: ignore[assignment]  # read by `initialise`
+
+    def adjust_first_weights(self) -> None:
+        """After any initialisation."""
+        assert self.gate.bias is not None
+        nn.init.constant_(self.gate.bias, -2.0)
 
     def forward(self, x: Tensor) -> Tensor:
         transformed, gate = F.relu(self.conv(x)), self.gate(x).sigmoid()
@@ -78,4 +82,4 @@ class Highway(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 caffe_xavier(part.weight, generator)
-        normal(self.fc.weight, 0.05, generator)
+        nn.init.normal_(self.fc.weight, 0.0, 0.05, generator=generator)

@@ -12,7 +12,7 @@ that its first author published for Caffe averages there.
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wrn.models.rules import LayerRule, caffe_rules, normal
+from wrn.models.rules import LayerRule, caffe_rules
 
 
 class MlpConv(nn.Module):
@@ -57,14 +57,15 @@ class NIN(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The last hidden maps' means: (N, in_channels, H, W) -> (N, 192). The classifier pools after its ReLU."""
-        x = self.drop1(self.pool(self.stage1(x)))
-        x = self.drop2(self.pool(self.stage2(x)))
-        return self.stage3.hidden(self.stage3.conv1(x)).mean(dim=(2, 3))
+        return self.stage3.hidden(self.stage3.conv1(self.maps(x))).mean(dim=(2, 3))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """What the last stage begins with."""
+        x = self.drop1(self.pool(self.stage1(x)))  # (N, 96, H/2, W/2)
+        return self.drop2(self.pool(self.stage2(x)))  # (N, 192, H/4, W/4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop1(self.pool(self.stage1(x)))  # (N, 96, H/2, W/2)
-        x = self.drop2(self.pool(self.stage2(x)))  # (N, 192, H/4, W/4)
-        return self.stage3(x).mean(dim=(2, 3))
+        return self.stage3(self.maps(x)).mean(dim=(2, 3))
 
     def layer_rules(self) -> dict[str, LayerRule]:
         """Caffe's; and the classifying convolution learns at a tenth of the rate."""
@@ -77,4 +78,4 @@ class NIN(nn.Module):
         """Normal with standard deviation 0.05; biases 0."""
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
-                normal(part.weight, 0.05, generator)
+                nn.init.normal_(part.weight, 0.0, 0.05, generator=generator)
