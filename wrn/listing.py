@@ -74,8 +74,8 @@ def recipes() -> list[dict[str, Any]]:
     rows = []
     for name, named in RECIPES.items():
         changes = Recipe.from_dict(named.fields).to_dict()
-        told = _TOLD if name == "paper" else [f for f in changes if changes[f] != usual[f] and f != "schedule_epochs"]
-        on = {data: {f: v for f, v in more.items() if f != "schedule_epochs"} for data, more in named.on.items()}
+        told = _TOLD if name == "paper" else [f for f in changes if changes[f] != usual[f]]
+        on = {data: dict(more) for data, more in named.on.items()}
         rows.append(
             {
                 "recipe": name,

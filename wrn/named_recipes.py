@@ -1,6 +1,7 @@
 """The recipes that have a name: the paper's, its released codes', and those of the other networks' papers. Data alone.
 
-Fields are those of `wrn.recipes.Recipe`. Schedules in iterations are rounded to epochs of 50,000 images.
+Fields are those of `wrn.recipes.Recipe`; milestones and stages belong to the recipe's `epochs`. Schedules in
+iterations are rounded to epochs of 50,000 images.
 """
 
 import dataclasses
@@ -23,7 +24,6 @@ class Named:
 
 _HE = {  # SPEC 5: 64k iterations of 128, divided by 10 after 32k and 48k
     "epochs": 164,
-    "schedule_epochs": 164,
     "milestones": (83, 124),
     "lr_decay": 0.1,
     "nesterov": False,
@@ -53,14 +53,11 @@ RECIPES: dict[str, Named] = {
     ),
     "resnet": Named("He et al. 2015; 64k iterations", _HE),
     "resnet-110": Named("the same for 110 layers, which begin slowly", {**_HE, **_WARM}),
-    "pre-resnet": Named(
-        "He et al. 2016: the same, 200 epochs as in their code", {**_HE, **_WARM, "epochs": 200, "schedule_epochs": 200}
-    ),
+    "pre-resnet": Named("He et al. 2016: the same, 200 epochs as in their code", {**_HE, **_WARM, "epochs": 200}),
     "stochastic-depth": Named(
         "Huang et al. 2016 and their code; the epoch is chosen on a validation split",
         {
             "epochs": 500,
-            "schedule_epochs": 500,
             "milestones": (250, 375),
             "lr_decay": 0.1,
             "weight_decay": 1e-4,
@@ -72,7 +69,6 @@ RECIPES: dict[str, Named] = {
             "cifar100": {"val": 5000},
             "svhn": {
                 "epochs": 50,
-                "schedule_epochs": 50,
                 "milestones": (30, 35),
                 "preprocess": "pixel-mean",
                 "val": 6000,
@@ -86,7 +82,6 @@ RECIPES: dict[str, Named] = {
         {
             **_BY_LAYER,
             "epochs": 307,
-            "schedule_epochs": 307,
             "milestones": (257,),
             "lr_decay": 0.1,
             "weight_decay": 1e-4,
@@ -100,7 +95,6 @@ RECIPES: dict[str, Named] = {
         {
             **_BY_LAYER,
             "epochs": 400,
-            "schedule_epochs": 400,
             "stages": (101,),
             "lr": 0.025,
             "milestones": (301, 341),
@@ -119,8 +113,8 @@ RECIPES: dict[str, Named] = {
             **_BY_LAYER,
             "optimizer": "rmsprop",
             "epochs": 576,
-            "schedule_epochs": 576,
             "stages": (289,),
+            "teacher_fade": (4 / 288, 400 / 288),
             "lr": 0.005,
             "milestones": (),
             "weight_decay": 0.0,
@@ -134,7 +128,6 @@ RECIPES: dict[str, Named] = {
             **_BY_LAYER,
             "nesterov": True,
             "epochs": 400,
-            "schedule_epochs": 400,
             "lr": 0.025,
             "lr_decay": 0.1,
             "milestones": (201, 301, 351),
@@ -150,7 +143,6 @@ RECIPES: dict[str, Named] = {
         "Clevert et al. 2016: more dropout for 100 epochs, yet more for 80",
         {
             "epochs": 250,
-            "schedule_epochs": 250,
             "stages": (71, 171),
             "lr": 0.01,
             "lr_decay": 0.1,

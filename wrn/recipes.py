@@ -8,13 +8,16 @@ reported with the result.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wrn.data.catalog import Augment, Padding, Preprocess, entry
 from wrn.errors import UsageError, unknown
+from wrn.models.families import Spec
 from wrn.models.names import parse
 from wrn.named_recipes import RECIPES as RECIPES
 
@@ -61,13 +64,17 @@ class Recipe:
     val_fraction: float = knob(0.0, "share of train held out as the test split of pictures that have none")
     # What is minimised
     loss: Literal["cross-entropy", "squared-hinge"] = knob("cross-entropy", "the loss of the logits")
-    stages: tuple[int, ...] = knob((), "epochs before which the next stage of the network's own procedure begins")
+    stages: tuple[int, ...] = knob(
+        (), "epochs before which the next stage of the network's own procedure begins; counted from 1"
+    )
     teacher: str | None = knob(None, "a run, or its model.safetensors, whose answers the network learns too")
     hint: str | None = knob(None, "the teacher's part that leads the first stage; none: the first of a fitting size")
     temperature: float = knob(3.0, "what divides both networks' logits where the teacher's answers are learnt")
     teacher_weight: float = knob(4.0, "weight of the teacher's answers, beside 1 of the labels")
     teacher_weight_end: float = knob(1.0, "the same at the end")
-    teacher_fade: tuple[int, ...] = knob((5, 400), "the epochs, counted after the hints, between which it changes")
+    teacher_fade: tuple[float, ...] = knob(
+        (0.0, 1.0), "the shares of the epochs with the teacher's answers between which it changes, linearly"
+    )
     # The optimisation
     optimizer: Literal["sgd", "rmsprop"] = knob("sgd", "SGD with momentum, or RMSProp")
     epochs: int = knob(200, "passes over the training set")
@@ -76,7 +83,6 @@ class Recipe:
     lr_decay: float = knob(0.2, "what the rate is multiplied by at each milestone")
     milestones: tuple[int, ...] = knob((60, 120, 160), "epochs before which the rate drops; counted from 1")
     rates: tuple[float, ...] = knob((), "the rate from each milestone on, where no one factor gives it")
-    schedule_epochs: int = knob(200, "the number of epochs that the milestones belong to; they scale to `epochs`")
     momentum: float = knob(0.9, "momentum of SGD, without dampening; decay of RMSProp's mean square")
     nesterov: bool = knob(True, "Nesterov's form of momentum")
     reset_momentum: bool = knob(False, "forget the momentum at each drop of the rate")
@@ -89,22 +95,17 @@ class Recipe:
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1: a pure function of it. Raises ValueError outside 1..epochs."""
-        scheduled = self.scheduled(epoch)
-        drops = sum(scheduled >= milestone for milestone in self.milestones)
+        if not 1 <= epoch <= self.epochs:
+            raise UsageError(f"epoch {epoch}: outside 1..{self.epochs}")
+        drops = sum(epoch >= milestone for milestone in self.milestones)
         if drops and self.rates:
             return self.rates[drops - 1]
         # In decimals: 0.1 * 0.2 * 0.2 is 0.004, not 0.004000000000000001
         return float(f"{self.lr * self.lr_decay**drops:.12g}")
 
-    def scheduled(self, epoch: int) -> int:
-        """Which epoch of the unscaled schedule this one stands for. Raises ValueError outside 1..epochs."""
-        if not 1 <= epoch <= self.epochs:
-            raise UsageError(f"epoch {epoch}: outside 1..{self.epochs}")
-        return (epoch - 1) * self.schedule_epochs // self.epochs + 1
-
     def stage_at(self, epoch: int) -> int:
         """The stage of the network's own procedure, counted from 0."""
-        return sum(self.scheduled(epoch) >= start for start in self.stages)
+        return sum(epoch >= start for start in self.stages)
 
     def drops_at(self, epoch: int) -> bool:
         """Whether the learning rate falls just before this epoch."""
@@ -142,10 +143,15 @@ class Recipe:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
     def deviations(self) -> dict[str, dict[str, Any]]:
-        """Every field that differs from the named recipe for this network and data: {field: {recipe:, here:}}."""
+        """Every field that differs from the named recipe for this network and data: {field: {recipe:, here:}}.
+
+        A schedule that is scaled to `epochs` does not differ.
+        """
         named = _named(self.recipe, self.model, self.data)
-        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(named, f.name)]
-        return {name: {"recipe": getattr(named, name), "here": getattr(self, name)} for name in names}
+        scaled = dataclasses.replace(named, **_scaled(named, self.epochs))
+        usual = {f.name: getattr(named if f.name == "epochs" else scaled, f.name) for f in dataclasses.fields(self)}
+        here = {name: getattr(self, name) for name in usual}
+        return {name: {"recipe": usual[name], "here": here[name]} for name in usual if here[name] != usual[name]}
 
 
 def _named(name: str, model: str, data: str) -> Recipe:
@@ -158,27 +164,73 @@ def _named(name: str, model: str, data: str) -> Recipe:
     return Recipe.from_dict({"recipe": name, "model": model, "data": data, **fields})
 
 
+def _scaled(named: Recipe, epochs: int) -> dict[str, Any]:
+    """The fields of the schedule for that many epochs: each drop and stage at the same share, or just after it."""
+
+    def first(epoch: int) -> int:
+        return -(-(epoch - 1) * epochs // named.epochs) + 1
+
+    return {
+        "epochs": epochs,
+        "milestones": tuple(map(first, named.milestones)),
+        "stages": tuple(map(first, named.stages)),
+    }
+
+
 def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Recipe:
     """The named recipe for a network on a data set, with `fields` changed. "own": that of the network's own paper.
 
-    With `epochs` changed milestones and stages scale; those given are taken as they stand.
+    With `epochs` changed milestones and stages scale; those given are taken as they stand. RMSProp turns Nesterov off.
     Raises ValueError for unknown names and fields, and for values that make no sense.
     """
     if recipe == "own":
         recipe = parse(model, fields.get("depth_rule")).recipe
     named = _named(recipe, model, data)
-    changed = dict(entry(data).shortened) | {name: value for name, value in fields.items() if value is not None}
-    epochs = changed.get("epochs", named.epochs)
-    if "milestones" in changed:
-        changed.setdefault("schedule_epochs", epochs)
-    if "stages" in changed:
-        schedule = changed.get("schedule_epochs", named.schedule_epochs)
-        changed["stages"] = tuple((start - 1) * schedule // epochs + 1 for start in changed["stages"])
+    given = {name: value for name, value in fields.items() if value is not None}
+    changed = dict(entry(data).shortened) | given
+    if type(epochs := changed.get("epochs")) is int and epochs > 0:  # others are refused below
+        changed = _scaled(named, epochs) | changed
+    if changed.get("optimizer") == "rmsprop":
+        changed = {"nesterov": False} | changed
+    if "teacher" in changed:
+        changed["teacher"] = os.path.normpath(changed["teacher"])  # one teacher, one hash
     spec = parse(model, changed.get("depth_rule"))
     with suppress(UsageError):  # a rule that changes nothing is not part of the recipe
         if parse(model) == spec:
             changed["depth_rule"] = None
-    return Recipe.from_dict(named.to_dict() | changed | {"model": spec.name})
+    made = Recipe.from_dict(named.to_dict() | changed | {"model": spec.name})
+    _refuse_idle(made, spec, given)
+    return made
+
+
+def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for a given field that would change nothing, and for what only other networks' papers have."""
+    own = RECIPES[spec.recipe].fields
+    special = {
+        "conv_init": recipe.conv_init == "published",
+        "layer_rules": recipe.layer_rules,
+        "stages": bool(recipe.stages),
+    }
+    for name in special:
+        if special[name] and name not in own:
+            origin = "" if name in given else f" of recipe {recipe.recipe}"
+            raise UsageError(
+                f"{name} {getattr(recipe, name)}{origin}: the paper of {spec.name} has none; leave it out, or take "
+                "--recipe own"
+            )
+    padless = recipe.augment not in ("flip-crop", "v1") and f"augment {recipe.augment} does not pad"
+    drawn = recipe.conv_init == "published" and "conv_init published draws all weights"
+    idle = {
+        "pad": padless,
+        "padding": padless,
+        "lr_decay": recipe.rates and "the rates are given one by one",
+        "bn_init": drawn or (not spec.batch_norm and f"{spec.name} has no BN"),
+        "linear_init": drawn or (not spec.linear and f"{spec.name} has no linear layer"),
+        "hint": not (recipe.stages and recipe.model == "fitnet") and "there is no stage of hints",
+    }
+    for name in given:
+        if reason := idle.get(name):
+            raise UsageError(f"{name} {given[name]}: changes nothing, since {reason}; leave it out")
 
 
 def _check(recipe: Recipe) -> None:
@@ -189,17 +241,20 @@ def _check(recipe: Recipe) -> None:
     limits = {
         "dropout": (0.0 <= recipe.dropout < 1.0, "a probability in [0, 1)"),
         "drop_path": (recipe.drop_path is None or 0.0 <= recipe.drop_path < 1.0, "a probability in [0, 1)"),
-        "stages": (all(s >= 2 for s in recipe.stages), "epochs after the first, counted from 1"),
+        "stages": (
+            all(a < b for a, b in pairwise((1, *recipe.stages, max(recipe.epochs, 1) + 1))),
+            f"rising epochs after the first, up to the last, which is {recipe.epochs}; raise --epochs, or give others",
+        ),
         "temperature": (0 < recipe.temperature < float("inf"), "a positive number"),
         "teacher_weight": (0 <= recipe.teacher_weight < float("inf"), "zero or more"),
         "teacher_weight_end": (0 <= recipe.teacher_weight_end < float("inf"), "zero or more"),
         "teacher_fade": (
-            len(recipe.teacher_fade) == 2 and 1 <= recipe.teacher_fade[0] < recipe.teacher_fade[1],
-            "two epochs, the first before the second",
+            len(recipe.teacher_fade) == 2 and 0 <= recipe.teacher_fade[0] < recipe.teacher_fade[1] < float("inf"),
+            "two shares, the first below the second",
         ),
         "rates": (
             len(recipe.rates) in (0, len(recipe.milestones)) and all(0 < rate < float("inf") for rate in recipe.rates),
-            "as many positive numbers as there are milestones",
+            f"as many positive numbers as there are milestones ({len(recipe.milestones)}); give both",
         ),
         "val": (recipe.val >= 0, "zero or more images"),
         "labels": (recipe.labels is None or recipe.labels >= 1, "at least 1"),
@@ -215,7 +270,6 @@ def _check(recipe: Recipe) -> None:
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),
         "lr_decay": (0.0 < recipe.lr_decay <= 1.0, "a factor in (0, 1]"),
         "milestones": (all(m >= 1 for m in recipe.milestones), "epochs counted from 1"),
-        "schedule_epochs": (recipe.schedule_epochs >= 1, "at least 1"),
         "momentum": (0.0 <= recipe.momentum < 1.0, "in [0, 1)"),
         "nesterov": (
             not recipe.nesterov or (recipe.momentum > 0 and recipe.optimizer == "sgd"),

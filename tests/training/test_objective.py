@@ -84,7 +84,8 @@ def test_the_hint_is_half_the_squared_distance_between_regressor_and_the_teacher
         guided = torch.maximum(*pieces.chunk(2, dim=1))
         if number in (4, 10):
             guided = F.max_pool2d(guided, 2)
-    distance = F.conv2d(guided, regressor.weight, regressor.bias) - hint  # 4 x 4, 64 channels, kernel 1 x 1
+    pieces = F.conv2d(guided, regressor.conv.weight, regressor.conv.bias)  # 4 x 4, 2 x 64 channels, kernel 1 x 1
+    distance = torch.maximum(*pieces.chunk(2, dim=1)) - hint
     loss = objective(images, torch.zeros(len(images), dtype=torch.int64))[0]
     assert loss.item() == pytest.approx((distance**2).sum().item() / 2 / (len(images) * 4 * 4), rel=1e-5)
 
@@ -93,12 +94,8 @@ def test_the_first_part_that_is_small_enough_gives_the_hint_and_others_are_refus
     recipe = student(teacher)
     network, master = wrn.network_of(recipe, 10, seed=0), wrn.load(teacher.path).network
     images = next(batches(recipe, 1))[1]
-    assert wrn.objective(network, recipe, master, images=images).trained["regressor"].weight.shape == (
-        64,
-        80,
-        1,
-        1,
-    )
+    regressor = wrn.objective(network, recipe, master, images=images).trained["regressor"]
+    assert regressor.conv.weight.shape == (2 * 64, 80, 1, 1)
     for hint, says in (("group2", "32x8x8; it must be a map of at most 4x4"), ("group9", "it has conv1, group1")):
         with pytest.raises(ValueError, match=says):
             wrn.objective(network, dataclasses.replace(recipe, hint=hint), master, images=images)
@@ -133,7 +130,7 @@ def test_answers_are_the_published_cost(teacher):
 
 
 def test_lambda_ends_at_one():
-    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=600, milestones=(60,))
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=600, teacher_fade=(4 / 600, 400 / 600))
     network = wrn.create_model("wrn-10-1", num_classes=10)
     objective = wrn.objective(network, recipe, network, images=torch.zeros(1, 3, 32, 32))
     for epoch, weight in ((4, 4.0), (5, 4 - 3 / 396), (399, 4 - 3 * 395 / 396), (400, 1.0), (600, 1.0)):
@@ -345,17 +342,28 @@ def test_a_changed_teacher_is_noticed(teacher, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("wrn-10-1", "--stages", 3), "no procedure of its own"),
-        (("wrn-10-1", "--layer-rules", "true"), "layer rules: the paper of wrn-10-1 has none"),
-        (("wrn-10-1", "--conv-init", "published"), "no first weights of its own"),
+        (("wrn-10-1", "--stages", 3), "stages (3,): the paper of wrn-10-1 has none"),
+        (("wrn-10-1", "--layer-rules", "true"), "layer_rules True: the paper of wrn-10-1 has none"),
+        (("wrn-10-1", "--conv-init", "published"), "conv_init published: the paper of wrn-10-1 has none"),
+        (("wrn-10-1", "--recipe", "dsn"), "conv_init published of recipe dsn: the paper of wrn-10-1 has none"),
+        (("wrn-10-1", "--pad", 3), "augment none does not pad"),
+        (("wrn-10-1", "--depth-rule", "true", "--hint", "group3"), "there is no stage of hints"),
+        (("resnet-110", "--recipe", "own", "--lr-decay", 0.5), "the rates are given one by one"),
+        (("nin", "--bn-init", "uniform"), "nin has no BN"),
+        (("elu", "--linear-init", "normal"), "elu has no linear layer"),
+        (("highway", "--recipe", "own", "--linear-init", "normal"), "conv_init published draws all weights"),
+        (("nin", "--depth-rule", "true"), "no blocks B(M)"),
+        (("nin", "--drop-path-per", "sample"), "give a drop path too"),
+        (("dsn", "--recipe", "own", "--stages", 5), "epochs after the first, up to the last, which is 4"),
+        (("fitnet", "--recipe", "own"), "name one with --teacher"),
         (("wrn-10-1", "--temperature", 2), "there is no teacher"),
-        (("wrn-10-1", "--hint", "group3"), "there is no teacher"),
+        (("fitnet", "--stages", 2, "--hint", "group3"), "name one with --teacher"),
         (("wrn-10-1", "--drop-path-per", "sample"), "give a drop path too"),
         (("wrn-10-1", "--rates", 0.1), "as many positive numbers as there are milestones"),
         (("nin", "--drop-path", 0.5), "no residual blocks"),
         (("vgg", "--dropout", 0.5), "vgg has none"),
         (("resnet-18", "--image-size", 16), "takes at least 17"),
-        (("wrn-10-1", "--optimizer", "rmsprop"), "nesterov"),
+        (("wrn-10-1", "--optimizer", "rmsprop", "--nesterov", "true"), "nesterov"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(words, says, run_wrn, tmp_path):

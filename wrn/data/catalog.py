@@ -59,7 +59,6 @@ _SVHN = {  # SPEC 3.2
     "lr_decay": 0.1,
     "milestones": (80, 120),
     "epochs": 160,
-    "schedule_epochs": 160,
 }
 
 DATASETS: dict[str, Entry] = {
@@ -138,7 +137,6 @@ DATASETS: dict[str, Entry] = {
             "lr_decay": 0.1,
             "milestones": (31, 61),
             "epochs": 90,
-            "schedule_epochs": 90,
             "batch_size": 256,
             "weight_decay": 1e-4,
             "nesterov": True,

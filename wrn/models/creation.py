@@ -43,11 +43,13 @@ def create_model(
     if num_classes < 1 or in_channels < 1:
         raise UsageError(f"model {name!r}: needs at least one class and one input channel")
     if image_size is not None and image_size < spec.smallest:
-        raise UsageError(f"image size {image_size}: {spec.name} takes at least {spec.smallest}")
+        raise UsageError(
+            f"image size {image_size}: {spec.name} takes at least {spec.smallest}; give a larger image_size"
+        )
     if dropout and not spec.dropout:
         raise UsageError(f"dropout {dropout}: {spec.name} has none; leave it out")
     model = _built(spec, num_classes, dropout, in_channels, image_size)
-    if spec.drop_path is not None or drop_path:
+    if spec.drop_path is not None or drop_path or drop_path_per != "batch":
         set_stochastic_depth(model, spec.drop_path or 0.0 if drop_path is None else drop_path, drop_path_per)
     if not next(model.parameters()).is_meta:
         generator = None if seed is None else torch.Generator().manual_seed(seed)

@@ -28,6 +28,8 @@ class Spec:
     smallest: int = 4  # the smallest side it can take: less would leave no pixel
     one_size: bool = False  # whether it is built for one image size
     dropout: bool = False  # whether it has any
+    batch_norm: bool = True
+    linear: bool = True  # whether its classifier is a linear layer, not a convolution
     drop_path: float | None = None  # stochastic depth unless told otherwise; None: it has no residual blocks
 
 
@@ -131,6 +133,7 @@ def thin(name: str, _: DepthRule | None) -> Spec | None:
     if not match["cifar"] and depth not in _SHORT[family]:
         if match["block"]:
             return None
+        thin(f"{name}-cifar", None)  # where that is no name either, its error tells what is
         listed = ", ".join(map(str, _DEPTHS[family]))
         raise UsageError(
             f"model {name!r}: {family} for ImageNet has {listed} layers; for small images write {name}-cifar"
@@ -227,11 +230,13 @@ _COMPARATORS = "wrn.models.comparators."
 FIXED: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("nin", _COMPARATORS + "nin:NIN", recipe="nin", dropout=True),
-        Spec("dsn", _COMPARATORS + "dsn:DSN", recipe="dsn", dropout=True, one_size=True),
-        Spec("fitnet", _COMPARATORS + "fitnet:FitNet", recipe="fitnet"),
-        Spec("highway", _COMPARATORS + "highway:Highway", recipe="highway", dropout=True),
-        Spec("elu", _COMPARATORS + "elu:ELUNet", recipe="elu", dropout=True, smallest=1),
+        Spec("nin", _COMPARATORS + "nin:NIN", recipe="nin", dropout=True, batch_norm=False, linear=False),
+        Spec("dsn", _COMPARATORS + "dsn:DSN", recipe="dsn", dropout=True, batch_norm=False, one_size=True),
+        Spec("fitnet", _COMPARATORS + "fitnet:FitNet", recipe="fitnet", batch_norm=False),
+        Spec("highway", _COMPARATORS + "highway:Highway", recipe="highway", dropout=True, batch_norm=False),
+        Spec(
+            "elu", _COMPARATORS + "elu:ELUNet", recipe="elu", dropout=True, smallest=1, batch_norm=False, linear=False
+        ),
         Spec("vgg", _COMPARATORS + "vgg:VGG", recipe="vgg", smallest=1),
     )
 }

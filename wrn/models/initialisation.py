@@ -1,11 +1,11 @@
 """How weights begin. The paper does not say; its code changed over time (SPEC 1.5), so each choice has a name."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, nn
 
-from wrn.errors import UsageError
+from wrn.errors import UsageError, unknown
 
 ConvInit = Literal["fan-in", "fan-out", "published"]
 BnInit = Literal["ones", "uniform"]
@@ -28,6 +28,9 @@ def initialise(
     linear: U(+-1/sqrt(n_in)) (Lua) or normal with variance 2 / n_in (authors' PyTorch); biases are 0.
     A convolution's bias is 0. Layers that need something else say so by `adjust_first_weights`.
     """
+    for what, value, kind in (("conv", conv, ConvInit), ("bn", bn, BnInit), ("linear", linear, LinearInit)):
+        if value not in get_args(kind):
+            raise unknown(f"{what} init", value, get_args(kind))
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             mode = {"fan-in": "fan_in", "fan-out": "fan_out", "published": "fan_in"}[conv]

@@ -5,7 +5,7 @@ To add a network: its file, a line in `families.FIXED` (or a function in FAMILIE
 
 from collections.abc import Callable
 
-from wrn.errors import unknown
+from wrn.errors import UsageError, unknown
 from wrn.models import families
 from wrn.models.families import DepthRule, Spec, blocks_per_group, digits_of, number, wide_resnet_name
 from wrn.paper import rows
@@ -31,6 +31,8 @@ def parse(name: str, depth_rule: DepthRule | None = None) -> Spec:
     written = name.strip().lower().replace("_", "-").replace(" ", "")
     for read in FAMILIES.values():
         if spec := read(written, depth_rule):
+            if depth_rule and read is not families.wide_resnet:
+                raise UsageError(f"depth rule {depth_rule}: {spec.name} has no blocks B(M) to count; leave it out")
             return spec
     raise unknown("model", name, MODELS, hint=f"; a name reads {', '.join(FAMILIES)}")
 

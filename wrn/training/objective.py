@@ -7,6 +7,7 @@ where that needs a teacher's hints, in its last.
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from wrn.errors import UsageError
 from wrn.models.comparators.dsn import DSN
 from wrn.models.comparators.elu import ELUNet
-from wrn.models.comparators.fitnet import FitNet
+from wrn.models.comparators.fitnet import FitNet, MaxoutConv
 from wrn.models.rules import LayerRule
 from wrn.randomness import key
 from wrn.recipes import Recipe
+from wrn.training.teacher import bare
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -110,8 +112,8 @@ class Distillation(Objective):
         super().start_epoch(epoch)
         recipe = self.recipe
         start, end = recipe.teacher_fade
-        count = recipe.scheduled(epoch) - (recipe.stages[0] - 1 if self.hints else 0)  # epochs of answers
-        share = min(max((count - start + 1) / (end - start + 1), 0.0), 1.0)
+        before = recipe.stages[0] - 1 if self.hints else 0
+        share = min(max(((epoch - before) / (recipe.epochs - before) - start) / (end - start), 0.0), 1.0)
         self.weight = recipe.teacher_weight + (recipe.teacher_weight_end - recipe.teacher_weight) * share
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,22 +184,19 @@ class Distillation(Objective):
         return found[0]
 
 
-class Regressor(nn.Conv2d):
-    """From the guided layer to the hint: a convolution as large as the sizes differ, without padding.
-
-    The source's is maxout where its teacher is.
-    """
+class Regressor(MaxoutConv):
+    """From the guided layer to the hint: a maxout convolution as large as the sizes differ, without padding."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, seed: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size)
+        super().__init__(in_channels, out_channels, kernel_size=kernel_size, padding=0)
         generator = torch.Generator().manual_seed(key(seed, "regressor"))
-        nn.init.uniform_(self.weight, -0.05, 0.05, generator=generator)
-        assert self.bias is not None
-        nn.init.zeros_(self.bias)
+        nn.init.uniform_(self.conv.weight, -0.05, 0.05, generator=generator)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
 
     def layer_rules(self) -> dict[str, LayerRule]:
         """The source limits the norm as in the student's convolutions, at the full rate."""
-        return {"weight": LayerRule(max_norm=0.9)}
+        return {"conv.weight": LayerRule(max_norm=0.9)}
 
 
 def objective(
@@ -212,26 +211,34 @@ def objective(
 ) -> Objective:
     """What belongs to the network and recipe: call `.start_epoch(epoch)`, then it with each batch, for loss and logits.
 
-    `teacher`, preprocessed images -> logits, needs some `images` (N, 3, H, W) to see sizes. Raises ValueError where
-    recipe and teacher do not fit.
+    `teacher`, preprocessed images -> logits, or as `wrn.load` gives it (its own preprocessing is left out), needs some
+    `images` (N, 3, H, W) to see sizes. Raises ValueError where recipe and teacher do not fit.
     """
     if recipe.stages and not isinstance(network, (DSN, ELUNet, FitNet)):
         raise UsageError(f"stages {recipe.stages}: {recipe.model} has no procedure of its own; take another recipe")
     if teacher is not None:
+        teacher = bare(teacher)
         if images is None:
             raise UsageError("teacher: needs some images to see the sizes of its parts; give objective(..., images=)")
         if isinstance(network, DSN):
             raise UsageError("dsn: learns from its companions and takes no teacher; leave it out")
         return Distillation(network, recipe, teacher, images, seed, autocast, compiled)
-    if isinstance(network, FitNet) and recipe.stages:
+    must_have_teacher(replace(recipe, teacher=None))
+    if isinstance(network, DSN):
+        return DeepSupervision(network, recipe, autocast, compiled)
+    return Objective(network, recipe, autocast, compiled)
+
+
+def must_have_teacher(recipe: Recipe) -> None:
+    """Raise ValueError for a recipe that names no teacher and does not work without."""
+    if recipe.teacher is not None:
+        return
+    if recipe.model == "fitnet" and recipe.stages:
         raise UsageError("fitnet: its first stage is led by a teacher's hints; name one with --teacher RUN")
     usual = Recipe()
     for name in ("hint", "temperature", "teacher_weight", "teacher_weight_end", "teacher_fade"):
         if getattr(recipe, name) != getattr(usual, name):
             raise UsageError(f"{name} {getattr(recipe, name)}: there is no teacher; name one with --teacher RUN")
-    if isinstance(network, DSN):
-        return DeepSupervision(network, recipe, autocast, compiled)
-    return Objective(network, recipe, autocast, compiled)
 
 
 def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) ->
 
 def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
     """Set the rate of every parameter group."""
-    iterations = 500 * (recipe.scheduled(epoch) - 1)  # as DSN, which has fading ones: 50,000 images in batches of 100
+    iterations = 200_000 * (epoch - 1) / recipe.epochs  # of DSN's schedule, which has the fading ones
     fade = (1 + 1e-4 * iterations) ** -0.75
     for group in optimizer.param_groups:
         group["lr"] = recipe.lr_at(epoch) * group["factor"] * (fade if group["fading"] else 1.0)

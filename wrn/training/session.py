@@ -1,5 +1,7 @@
 """`wrn.train`: what must be settled before the loop runs, and what is said when it fails."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from wrn.runs import Run
 from wrn.training import outcome
 from wrn.training.interruption import interruption
 from wrn.training.loop import Training
+from wrn.training.objective import must_have_teacher
 from wrn.training.precision import Execution, choose, recorded
 from wrn.training.teacher import digest, named, teacher_of
 
@@ -51,6 +54,7 @@ def train(
     log = Log(quiet)
     if teacher is not None:
         recipe = replace(recipe, teacher=named(teacher))
+    must_have_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
     wanted = {"device": device, "precision": precision, "compile": compile}
     if not fresh:
@@ -76,21 +80,15 @@ def train(
     if master is not None:
         identity["teacher"] = digest(master)
     training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity)
-    training.prepare()  # what is refused leaves no folder behind
+    with _explaining(execution, log):
+        training.prepare()  # what is refused leaves no folder behind
     run.begin(recipe, seed, fresh)
     if not begun:
         write_json(run.path / "env.json", runs.environment(execution.to_dict()))
     if isinstance(data.preprocess, WholeImage) and stored is None:
         write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
-    with log.copied_to(run.path / "train.log"), interruption() as interrupt:
-        try:
-            training.run_all(interrupt)
-        except Exception as error:
-            explained = _explained(error, execution)
-            log.note(f"wrn: error: {explained or repr(error)}")
-            if explained is None:
-                raise
-            raise explained from error
+    with log.copied_to(run.path / "train.log"), interruption() as interrupt, _explaining(execution, log):
+        training.run_all(interrupt)
     return run
 
 
@@ -103,6 +101,19 @@ def _stored_whitening(run: Run, log: Log) -> WholeImage | None:
     except Error as error:
         log.line(f"{error}; fitting it again")
         return None
+
+
+@contextmanager
+def _explaining(execution: Execution, log: Log) -> Iterator[None]:
+    """Note a failure in the run's log, and raise it as one line where it is the user's to mend."""
+    try:
+        yield
+    except Exception as error:
+        explained = _explained(error, execution)
+        log.note(f"wrn: error: {explained or repr(error)}")
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _explained(error: Exception, execution: Execution) -> Error | None:

@@ -27,7 +27,7 @@ def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Mod
     """
     if given is not None:
         _must_fit(getattr(given, "preprocess", None), getattr(given, "classes", None), None, recipe, data)
-        return copy.deepcopy(_network(given))  # the caller's stays where and as it is
+        return copy.deepcopy(bare(given))  # the caller's stays where and as it is
     if recipe.teacher is None:
         return None
     if recipe.teacher.startswith(_IN_MEMORY):
@@ -42,13 +42,13 @@ def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Mod
 def digest(teacher: nn.Module) -> str:
     """SHA-256 of the network's numbers."""
     found = hashlib.sha256()
-    for name, tensor in sorted(_network(teacher).state_dict().items()):
+    for name, tensor in sorted(bare(teacher).state_dict().items()):
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 
-def _network(teacher: nn.Module) -> nn.Module:
-    """Without its preprocessing, if it is one of `wrn.load`."""
+def bare(teacher: nn.Module) -> nn.Module:
+    """The network without its preprocessing, if it is one of `wrn.load`."""
     network = getattr(teacher, "network", teacher)
     assert isinstance(network, nn.Module)
     return network

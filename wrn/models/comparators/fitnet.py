@@ -17,14 +17,14 @@ from wrn.models.rules import LayerRule
 
 
 class MaxoutConv(nn.Module):
-    """The larger of two 3x3 convolutions, then a max pool: (N, in_channels, H, W) -> (N, channels, H', W').
+    """The larger of two convolutions, then a max pool: (N, in_channels, H, W) -> (N, channels, H', W').
 
     The first half of the convolution's channels is the one piece, the second half the other.
     """
 
-    def __init__(self, in_channels: int, channels: int, pool: int = 1) -> None:
+    def __init__(self, in_channels: int, channels: int, pool: int = 1, kernel_size: int = 3, padding: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, 2 * channels, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, 2 * channels, kernel_size, padding=padding)
         self.pool = pool
 
     @torch.no_grad()
