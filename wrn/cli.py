@@ -80,6 +80,12 @@ def train(
     device: Device = None,
     precision: Precision = None,
     compile: Annotated[bool, _option("compile the network first (needs a C++ compiler)")] = False,
+    native: Annotated[
+        Literal["true", "false"] | None,
+        _option(
+            "our own kernels, for bf16 on a CPU with AMX; need a C++ compiler (default: if possible)", "true|false"
+        ),
+    ] = None,
     workers: Workers = None,
     root: Root = None,
     keep_every: Annotated[int | None, _option("keep every so many epochs' checkpoint for good", "EPOCHS")] = None,
@@ -102,6 +108,7 @@ def train(
         device=device,
         precision=precision,
         compile=compile or None,
+        native=native and native == "true",
         workers=workers,
         root=root,
         keep_every=keep_every,

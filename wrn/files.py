@@ -9,6 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """Where caches lie: `WRN_CACHE_DIR`, else the platform's user cache."""
+    return Path(os.environ.get("WRN_CACHE_DIR") or platformdirs.user_cache_dir("wrn"))
+
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""

@@ -5,7 +5,6 @@ Only one process at a time makes an entry; the others wait for it. An entry appe
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from wrn.data.arrays import Arrays, Decoded, Progress, Source
 from wrn.errors import Error
-from wrn.files import sha256_of, write_json, write_whole
+from wrn.files import cache_dir, sha256_of, write_json, write_whole
 
 Notice = Callable[[str], None]
 """Told, in a line, what the user should know."""
@@ -35,11 +33,6 @@ class Kept:
 
     arrays: dict[str, np.ndarray]
     info: dict[str, Any]
-
-
-def cache_dir() -> Path:
-    """Where caches lie: `WRN_CACHE_DIR`, else the platform's user cache."""
-    return Path(os.environ.get("WRN_CACHE_DIR") or platformdirs.user_cache_dir("wrn"))
 
 
 def folder_of(kind: str, name: str, key: Mapping[str, Any]) -> Path:

@@ -14,9 +14,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from wrn.data.arrays import Progress, Request
-from wrn.data.cache import cache_dir, explained, locked
+from wrn.data.cache import explained, locked
 from wrn.display import say
 from wrn.errors import Error, UsageError
+from wrn.files import cache_dir
 
 _TRIES = 4  # in a row without a byte gained
 _WAIT = 0.5  # seconds before the second; before the third twice that, and so on

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.models.stochastic_depth import Residual
+from wrn.native.operations import bn_relu, conv2d
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -46,15 +47,15 @@ class ResidualBlock(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.path.closed(self.training):
-            return self.shortcut(F.relu(self.bn1(x))) if self.has_projection else x
-        out = F.relu(self.bn1(x))
+            return conv2d(self.shortcut, bn_relu(self.bn1, x)) if self.has_projection else x
+        out = bn_relu(self.bn1, x)
         # Where the width changes, the shortcut too starts from the activated tensor; elsewhere it is x itself.
-        shortcut = self.shortcut(out) if self.has_projection else x
-        out = self.conv1(out)
+        shortcut = conv2d(self.shortcut, out) if self.has_projection else x
+        out = conv2d(self.conv1, out)
         for j in range(2, self.depth + 1):
-            out = F.relu(getattr(self, f"bn{j}")(out))
+            out = bn_relu(getattr(self, f"bn{j}"), out)
             out = self.dropout(out)  # Sec. 2.4: between the convolutions, after ReLU; never on the shortcut
-            out = getattr(self, f"conv{j}")(out)
+            out = conv2d(getattr(self, f"conv{j}"), out)
         # Nothing after the sum: the next block begins with BN-ReLU
         return self.path.scaled(out, self.training) + shortcut
 
@@ -101,12 +102,12 @@ class PreActBottleneck(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.path.closed(self.training):
-            return self.shortcut(F.relu(self.bn1(x))) if self.has_projection else x
-        out = F.relu(self.bn1(x))  # a second ReLU changes nothing of what is activated
-        shortcut = self.shortcut(out) if self.has_projection else x
-        out = self.conv1(out)
-        out = self.conv2(F.relu(self.bn2(out)))
-        out = self.conv3(F.relu(self.bn3(out)))
+            return conv2d(self.shortcut, bn_relu(self.bn1, x)) if self.has_projection else x
+        out = bn_relu(self.bn1, x)  # a second ReLU changes nothing of what is activated
+        shortcut = conv2d(self.shortcut, out) if self.has_projection else x
+        out = conv2d(self.conv1, out)
+        out = conv2d(self.conv2, bn_relu(self.bn2, out))
+        out = conv2d(self.conv3, bn_relu(self.bn3, out))
         return self.path.scaled(out, self.training) + shortcut
 
 
@@ -136,6 +137,6 @@ class BasicBlock(Residual):
         shortcut = x if self.downsample is None else self.downsample(x)
         if self.path.closed(self.training):
             return F.relu(shortcut)
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out = bn_relu(self.bn1, conv2d(self.conv1, x))
+        out = self.bn2(conv2d(self.conv2, out))
         return F.relu(self.path.scaled(out, self.training) + shortcut)

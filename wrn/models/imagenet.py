@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wrn.models.blocks import BasicBlock, PreActBottleneck, conv
 from wrn.models.stochastic_depth import Residual
 from wrn.models.thin import group
+from wrn.native.operations import bn_relu, conv2d
 
 
 class Bottleneck(Residual):
@@ -43,9 +44,9 @@ class Bottleneck(Residual):
         shortcut = x if self.downsample is None else self.downsample(x)
         if self.path.closed(self.training):
             return F.relu(shortcut)
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
+        out = bn_relu(self.bn1, conv2d(self.conv1, x))
+        out = bn_relu(self.bn2, conv2d(self.conv2, out))
+        out = self.bn3(conv2d(self.conv3, out))
         return F.relu(self.path.scaled(out, self.training) + shortcut)
 
 
@@ -94,7 +95,7 @@ class ImageNetResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: (N, in_channels, H, W) -> (N, 512k or 2048)."""
-        x = F.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
+        x = bn_relu(self.bn1, self.conv1(x))  # (N, 64, H/2, W/2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 512k or 2048, H/32, W/32)
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
@@ -128,10 +129,10 @@ class ImageNetPreResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: (N, in_channels, H, W) -> (N, 2048)."""
-        x = F.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
+        x = bn_relu(self.bn1, self.conv1(x))  # (N, 64, H/2, W/2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 2048, H/32, W/32)
-        return F.relu(self.bn(x)).mean(dim=(2, 3))
+        return bn_relu(self.bn, x).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))

@@ -10,10 +10,10 @@ stochastic-depth-   the same with biases,       16, 32, 64      6N + 2  Huang et
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.models.blocks import BasicBlock, OptionA, PreActBottleneck, ResidualBlock, conv
+from wrn.native.operations import bn_relu
 
 
 def group(make: Callable[[int, int, int], nn.Module], width_in: int, width: int, blocks: int, stride: int) -> nn.Module:
@@ -50,7 +50,7 @@ class PreActResNet(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: (N, in_channels, H, W) -> (N, 64 or 256)."""
         x = self.group3(self.group2(self.group1(self.conv1(x))))  # (N, 64 or 256, H/4, W/4)
-        return F.relu(self.bn(x)).mean(dim=(2, 3))
+        return bn_relu(self.bn, x).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))
@@ -86,7 +86,7 @@ class ThinResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: (N, in_channels, H, W) -> (N, 64)."""
-        x = F.relu(self.bn1(self.conv1(x)))  # (N, 16, H, W)
+        x = bn_relu(self.bn1, self.conv1(x))  # (N, 16, H, W)
         x = self.group3(self.group2(self.group1(x)))  # (N, 64, H/4, W/4)
         return x.mean(dim=(2, 3))
 

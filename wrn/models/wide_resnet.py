@@ -10,10 +10,10 @@ avg-pool  1 x 1   [8 x 8]                     bn, ReLU, mean; then fc
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.models.blocks import ResidualBlock, conv
+from wrn.native.operations import bn_relu
 
 
 class WideResNet(nn.Module):
@@ -53,7 +53,7 @@ class WideResNet(nn.Module):
         x = self.group1(x)  # (N, 16k, H, W)
         x = self.group2(x)  # (N, 32k, H/2, W/2)
         x = self.group3(x)  # (N, 64k, H/4, W/4)
-        return F.relu(self.bn(x)).mean(dim=(2, 3))
+        return bn_relu(self.bn, x).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))

@@ -2,8 +2,8 @@
 
 import ctypes
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError
+from wrn.native import operations
+from wrn.native.library import capable, library, unavailable
 
 Precision = Literal["fp32", "bf16"]
 
@@ -24,6 +26,7 @@ class Execution:
     channels_last: bool
     compile: bool
     threads: int
+    native: bool = False
 
     def apply(self) -> None:
         """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step."""
@@ -34,13 +37,16 @@ class Execution:
         if torch.device(self.device).type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout."""
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
+        kernels = operations.enabled if self.native else nullcontext
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16"), kernels():
+            yield
 
     def exact(self) -> "Execution":
         """The same in fp32."""
-        return replace(self, precision="fp32")
+        return replace(self, precision="fp32", native=False)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the model to the device and layout; the modules stay the same ones."""
@@ -61,17 +67,21 @@ class Execution:
     def in_words(self) -> str:
         """`cpu (2 threads), bf16`."""
         where = f"cpu ({self.threads} threads)" if self.device == "cpu" else self.device
-        return f"{where}, {self.precision}{', compiled' if self.compile else ''}"
+        how = ", compiled" if self.compile else ", native" if self.native else ""
+        return f"{where}, {self.precision}{how}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def choose(device: str | None = None, precision: str | None = None, compile: bool = False) -> Execution:
+def choose(
+    device: str | None = None, precision: str | None = None, compile: bool = False, native: bool | None = None
+) -> Execution:
     """The fastest faithful way on this machine, or what is asked for.
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
-    AMX or AVX512-BF16). Raises ValueError for a device that is not there or a precision that is none.
+    AMX or AVX512-BF16); there, if the CPU is one with AMX, our own kernels (`native`), if a C++ compiler is found.
+    Raises ValueError for a device that is not there, a precision that is none, and kernels that cannot be had.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -80,7 +90,14 @@ def choose(device: str | None = None, precision: str | None = None, compile: boo
         raise UsageError(f"precision {precision!r}: must be fp32 or bf16")
     chosen: Precision = precision or ("bf16" if _multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
     # MPS is left in its default layout: channels_last has not been run there
-    return Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads())
+    possible = known.type == "cpu" and chosen == "bf16" and not compile
+    if native and not possible:
+        raise UsageError("native: the kernels are for bf16 on a CPU, uncompiled; leave --native out")
+    if native:
+        library()
+    elif native is None:
+        native = possible and capable() and unavailable() is None
+    return Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads(), native)
 
 
 def recorded(fields: dict[str, Any]) -> Execution:
@@ -90,6 +107,8 @@ def recorded(fields: dict[str, Any]) -> Execution:
     except TypeError as error:
         raise Error(f"env.json: damaged, or of another version ({error}); start over with --fresh") from error
     _known_device(execution.device)
+    if execution.native:
+        library()
     return execution
 
 

@@ -17,6 +17,7 @@ from wrn.data.preprocess import WholeImage
 from wrn.display import Log
 from wrn.errors import Error, UsageError
 from wrn.files import write_json, write_whole
+from wrn.native.library import unavailable
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import outcome
@@ -35,6 +36,7 @@ def train(
     device: str | None = None,
     precision: str | None = None,
     compile: bool | None = None,
+    native: bool | None = None,
     workers: int | None = None,
     root: str | Path | None = None,
     teacher: nn.Module | None = None,
@@ -44,8 +46,9 @@ def train(
 ) -> Run:
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
-    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16") and
-    `compile` are chosen once and kept when the run continues. On the CPU the result is a function of recipe, seed and
+    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16"),
+    `compile` and `native` (our own kernels, for bf16 on CPUs with AMX) are chosen once and kept when the run continues.
+    On the CPU the result is a function of recipe, seed and
     these. `workers` decode pictures; `root` is a folder that has the data set's files. `teacher`: a network in memory
     that the recipe's learns from, bare or as `wrn.load` gives it; one that is a run is named in the recipe.
     `keep_every` keeps the checkpoint of every so many epochs for good.
@@ -56,7 +59,7 @@ def train(
         recipe = replace(recipe, teacher=named(teacher))
     must_have_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
-    wanted = {"device": device, "precision": precision, "compile": compile}
+    wanted = {"device": device, "precision": precision, "compile": compile, "native": native}
     if not fresh:
         run.must_agree(recipe, seed, {name: value for name, value in wanted.items() if value is not None})
         if run.finished:
@@ -65,7 +68,9 @@ def train(
     if keep_every is not None and keep_every < 1:
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     begun = not fresh and (run.path / "env.json").exists()
-    execution = recorded(run.env["execution"]) if begun else choose(device, precision, bool(compile))
+    execution = recorded(run.env["execution"]) if begun else choose(device, precision, bool(compile), native)
+    if execution.precision == "bf16" and execution.device == "cpu" and native is None and (lacking := unavailable()):
+        log.line(f"{lacking}; training without them is slower")
     stored = _stored_whitening(run, log) if begun else None
     data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=stored)
     if data.train.steps(recipe) == 0:

@@ -1,0 +1,203 @@
+"""The kernels against float64, and networks on them against fp32."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import wrn
+from wrn.native import library as native
+from wrn.native.operations import bn_relu, conv2d, enabled, weight_gradient
+from wrn.training.precision import choose
+
+pytestmark = pytest.mark.skipif(not native.capable(), reason="needs a processor with AMX")
+
+
+def random(*shape, seed=0):
+    values = torch.from_numpy(np.random.default_rng(seed).normal(0.3, 1, shape).astype("float32"))
+    return values.bfloat16().contiguous(memory_format=torch.channels_last)
+
+
+def distance(ours, exact):
+    return ((ours.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("images", "size", "channels", "out", "kernel", "stride"),
+    [
+        (32, 8, 16, 16, 3, 1),
+        (100, 8, 32, 48, 3, 1),
+        (5, 7, 48, 80, 3, 2),
+        (33, 32, 16, 64, 3, 1),
+        (2, 32, 64, 32, 1, 1),
+        (40, 9, 48, 16, 1, 2),
+        (1, 1, 16, 16, 3, 1),
+        (3, 2, 32, 32, 3, 2),
+        (64, 4, 320, 320, 3, 1),
+    ],
+)
+def test_the_weight_gradient_is_float64s(images, size, channels, out, kernel, stride, threads):
+    x = random(images, channels, size, size)
+    y = F.conv2d(x.double(), torch.zeros(out, channels, kernel, kernel).double(), None, stride, kernel // 2)
+    dy = random(*y.shape, seed=1)
+    exact = torch.nn.grad.conv2d_weight(x.double(), (out, channels, kernel, kernel), dy.double(), stride, kernel // 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = weight_gradient(x, dy, kernel, stride)
+        assert torch.equal(ours, weight_gradient(x, dy, kernel, stride))
+    finally:
+        torch.set_num_threads(before)
+    assert ours.dtype == torch.float32
+    assert distance(ours, exact) < 1e-5
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+@pytest.mark.parametrize("shape", [(7, 16, 5, 5), (3, 48, 1, 1), (64, 160, 8, 8)])
+def test_bn_relu_and_its_gradients_are_float64s(shape, mean):
+    x, dy = (random(*shape) + mean).bfloat16(), random(*shape, seed=1)
+    bn, exact = nn.BatchNorm2d(shape[1]), nn.BatchNorm2d(shape[1])
+    torch.manual_seed(0)
+    nn.init.uniform_(bn.weight, 0.5, 1.5)
+    nn.init.normal_(bn.bias)
+    exact.load_state_dict(bn.state_dict())
+    exact = exact.double()
+    ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
+    with enabled():
+        y = bn_relu(bn, ours)
+    assert type(y.grad_fn).__name__ == "_BnReluBackward"
+    y.backward(dy)
+    F.relu(exact(theirs)).backward(dy.double())
+    wanted = F.relu(F.batch_norm(x.double(), None, None, exact.weight, exact.bias, training=True))
+    assert distance(y, wanted.detach()) < 3e-3  # y has 8 bits
+    # Where the input is 0 to rounding ReLU may fall on either side, so that few numbers differ by much
+    assert distance(ours.grad, theirs.grad) < (0.01 if mean == 0 else 0.02)
+    assert distance(bn.weight.grad, exact.weight.grad) < 1e-3
+    assert distance(bn.bias.grad, exact.bias.grad) < 1e-3
+    assert distance(bn.running_mean, exact.running_mean) < 1e-5
+    assert distance(bn.running_var, exact.running_var) < 1e-4
+    assert bn.num_batches_tracked == 1
+    with enabled(), torch.inference_mode():
+        assert distance(bn_relu(bn.eval(), x), F.relu(exact.eval()(x.double())).detach()) < 3e-3
+
+
+NETWORKS = ["wrn-10-2", "wrn-13-1-b313", "pre-resnet-11-cifar", "pre-resnet-8-cifar", "resnet-8-cifar"]
+
+
+def gradients(network, recipe, images, labels, precision, kernels):
+    """Of a copy of the network, and its running statistics."""
+    execution = choose("cpu", precision, native=kernels)
+    network = execution.place(copy.deepcopy(network)).train()
+    with execution.autocast():
+        logits = network(execution.arrange(images))
+    F.cross_entropy(logits.float(), labels).backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters()}, dict(network.named_buffers())
+
+
+def cosines(found, exact):
+    return {name: F.cosine_similarity(found[name].flatten(), exact[name].flatten(), dim=0).item() for name in exact}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_are_as_near_to_fp32_as_torchs(name):
+    """Of first weights, whose gradients cancel most."""
+    recipe = wrn.recipe(name, data="digits")
+    images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
+    network = wrn.network_of(recipe, 10, seed=0)
+    exact, statistics = gradients(network, recipe, images, labels, "fp32", None)
+    ours, kept = gradients(network, recipe, images, labels, "bf16", True)
+    torchs = cosines(gradients(network, recipe, images, labels, "bf16", False)[0], exact)
+    for tensor, cosine in cosines(ours, exact).items():
+        assert cosine > torchs[tensor] - 0.02, tensor
+    for buffer, value in statistics.items():
+        torch.testing.assert_close(kept[buffer], value, rtol=0.02, atol=0.01)
+
+
+def test_gradients_point_where_fp32s_do():
+    """Once training has begun, all of them at a cosine of 0.99; the way there has the losses of fp32."""
+    recipe = wrn.recipe("wrn-10-2", data="digits")
+    data, losses, networks = wrn.dataset(recipe), {}, {}
+    for precision, kernels in (("fp32", None), ("bf16", True)):
+        execution = choose("cpu", precision, native=kernels)
+        network = networks[precision] = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+        optimizer = wrn.optimizer(network, recipe)
+        losses[precision] = []
+        for epoch in (1, 2, 3):
+            for images, labels in data.train.batches(recipe, seed=0, epoch=epoch):
+                with execution.autocast():
+                    loss = F.cross_entropy(network(execution.arrange(images)).float(), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses[precision].append(loss.item())
+    # In the first steps, before rounding has had time to lead elsewhere
+    assert losses["bf16"][:8] == pytest.approx(losses["fp32"][:8], rel=0.05)
+    images, labels = next(data.train.batches(recipe, seed=0, epoch=4))
+    exact, _ = gradients(networks["fp32"], recipe, images, labels, "fp32", None)
+    ours, _ = gradients(networks["fp32"], recipe, images, labels, "bf16", True)
+    assert min(cosines(ours, exact).values()) > 0.99
+
+
+def test_what_is_not_a_number_stays_so():
+    x = random(2, 16, 4, 4)
+    x[1, 5, 2, 2] = float("nan")
+    with enabled():
+        y = bn_relu(nn.BatchNorm2d(16), x)
+        assert y[:, 5].isnan().all()
+        assert not y[:, 6].isnan().any()
+        with torch.inference_mode():
+            assert bn_relu(nn.BatchNorm2d(16).eval(), x).isnan().sum() == 1
+
+
+def test_hooks_see_what_they_wait_for():
+    bn, conv, x = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, bias=False), random(2, 16, 4, 4)
+    seen = []
+    bn.register_forward_hook(lambda *parts: seen.append(parts[2]))
+    conv.register_full_backward_hook(lambda *_: seen.append("backward"))
+    with enabled(), torch.autocast("cpu", torch.bfloat16):
+        conv2d(conv, bn_relu(bn, x)).sum().backward()
+    assert seen[0].min() < 0, "the output of BN, before ReLU"
+    assert seen[1] == "backward"
+
+
+@pytest.mark.parametrize("changed", ["fp32 input", "3 channels", "contiguous layout", "double weights", "off"])
+def test_what_the_kernels_are_not_for_goes_to_torch(changed):
+    channels = 3 if changed == "3 channels" else 16
+    bn, conv, x = nn.BatchNorm2d(channels), nn.Conv2d(channels, 16, 3, padding=1), random(2, channels, 4, 4)
+    if changed in ("fp32 input", "double weights"):
+        x = x.float()
+    if changed == "contiguous layout":
+        x = x.contiguous()
+    if changed == "double weights":
+        bn, conv, x = bn.double(), conv.double(), x.double()
+    if changed == "off":
+        y = bn_relu(bn, x)
+    else:
+        with enabled():
+            y = bn_relu(bn, x)
+    assert type(y.grad_fn).__name__ == "ReluBackward0"
+
+
+def test_without_a_compiler_training_goes_on_and_says_what_it_lacks(run_wrn, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "false")  # a program that fails
+    monkeypatch.setenv("WRN_CACHE_DIR", str(tmp_path / "cache"))
+    native.library.cache_clear()
+    try:
+        words = ("train", "wrn-10-1", "--data", "digits", "--epochs", 1, "--precision", "bf16", "--out")
+        code, out, err = run_wrn(*words, "run")
+        assert code == 0, err
+        assert "native kernels: false failed" in out + err
+        assert not wrn.Run(tmp_path / "run").env["execution"]["native"]
+        code, _, err = run_wrn(*words, "other", "--native", "true")
+        assert (code, "native kernels: false failed" in err) == (1, True), err
+    finally:
+        native.library.cache_clear()
+
+
+def test_kernels_are_for_bf16(run_wrn):
+    code, _, err = run_wrn("train", "wrn-10-1", "--data", "digits", "--precision", "fp32", "--native", "true")
+    assert (code, "are for bf16" in err) == (2, True)

@@ -1,0 +1,356 @@
+// What training on a CPU with AMX spends its time on besides oneDNN's convolutions: BN-ReLU in two passes forward and
+// two backward, and the gradient of a convolution's weight. Tensors are bf16 in channels_last layout, that is
+// (N, H, W, C) in memory, C a multiple of 16; sums, statistics and weight gradients are fp32. Results do not depend on
+// the number of threads where a comment says so; elsewhere they are fixed for a number of threads.
+
+#include <immintrin.h>
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+typedef uint16_t bf16;
+
+static inline __m512 load(const bf16* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+
+static inline void store(bf16* p, __m512 v) {  // rounds to nearest even
+    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v));
+}
+
+// BN-ReLU ------------------------------------------------------------------------------------------------------------
+
+// Rows are summed in fp32 within a slab and over slabs in fp64, in their order: as exact as it takes, and the same for
+// any number of threads.
+static const int64_t SLAB = 512;
+
+// Both passes go over `f(row, offset)` for 16 channels at a time; two sums a channel come out, of `rows` terms each.
+template <typename Terms>
+static void sums(int64_t rows, int64_t channels, double* first, double* second, Terms terms) {
+    int64_t slabs = (rows + SLAB - 1) / SLAB;
+    std::vector<float> partial(slabs * channels * 2);
+#pragma omp parallel for schedule(static)
+    for (int64_t slab = 0; slab < slabs; slab++) {
+        int64_t begin = slab * SLAB, end = std::min(rows, begin + SLAB);
+        for (int64_t c = 0; c < channels; c += 16) {
+            __m512 a = _mm512_setzero_ps(), b = a, a2 = a, b2 = a;
+            int64_t r = begin;
+            for (; r + 1 < end; r += 2) {
+                terms(r, c, a, b);
+                terms(r + 1, c, a2, b2);
+            }
+            if (r < end) terms(r, c, a, b);
+            _mm512_storeu_ps(&partial[slab * channels * 2 + c], _mm512_add_ps(a, a2));
+            _mm512_storeu_ps(&partial[slab * channels * 2 + channels + c], _mm512_add_ps(b, b2));
+        }
+    }
+    for (int64_t c = 0; c < channels; c++) first[c] = second[c] = 0;
+    for (int64_t slab = 0; slab < slabs; slab++)
+        for (int64_t c = 0; c < channels; c++) {
+            first[c] += partial[slab * channels * 2 + c];
+            second[c] += partial[slab * channels * 2 + channels + c];
+        }
+}
+
+extern "C" void bn_statistics(const bf16* x, int64_t rows, int64_t channels, float* mean, float* variance) {
+    // Distances from the first row: squares of large means would cancel
+    std::vector<double> sum(channels), squares(channels);
+    sums(rows, channels, sum.data(), squares.data(), [=](int64_t r, int64_t c, __m512& a, __m512& b) {
+        __m512 d = _mm512_sub_ps(load(x + r * channels + c), load(x + c));
+        a = _mm512_add_ps(a, d);
+        b = _mm512_fmadd_ps(d, d, b);
+    });
+    for (int64_t c = 0; c < channels; c++) {
+        uint32_t bits = (uint32_t)x[c] << 16;
+        float shift;
+        std::memcpy(&shift, &bits, 4);
+        double of_distances = sum[c] / rows;
+        mean[c] = (float)(shift + of_distances);
+        double of_mean = squares[c] / rows - of_distances * of_distances;
+        variance[c] = of_mean < 0 ? 0.0f : (float)of_mean;  // a NaN stays one
+    }
+}
+
+// y = max(0, x * scale + shift)
+extern "C" void scale_shift_relu(
+    const bf16* x, bf16* y, int64_t rows, int64_t channels, const float* scale, const float* shift) {
+    __m512 zero = _mm512_setzero_ps();
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < channels; c += 16) {
+            __m512 v = _mm512_fmadd_ps(load(x + r * channels + c), _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c));
+            store(y + r * channels + c, _mm512_max_ps(zero, v));  // in this order a NaN stays one
+        }
+}
+
+// From the gradient of y to those of x, and of BN's scale and shift, in two passes; whether ReLU was open is found again.
+extern "C" void bn_relu_backward(
+    const bf16* dy, const bf16* x, bf16* dx, int64_t rows, int64_t channels, const float* mean, const float* inverse,
+    const float* scale, const float* shift, float* dscale, float* dshift) {
+    std::vector<double> open(channels), along(channels);
+    __m512 zero = _mm512_setzero_ps();
+    sums(rows, channels, open.data(), along.data(), [=](int64_t r, int64_t c, __m512& a, __m512& b) {
+        __m512 v = load(x + r * channels + c);
+        __mmask16 alive = _mm512_cmp_ps_mask(
+            _mm512_fmadd_ps(v, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c)), zero, _CMP_GT_OQ);
+        __m512 g = _mm512_maskz_mov_ps(alive, load(dy + r * channels + c));
+        a = _mm512_add_ps(a, g);
+        b = _mm512_fmadd_ps(g, _mm512_sub_ps(v, _mm512_loadu_ps(mean + c)), b);
+    });
+    // dx = scale * (g - mean of g - normalised x * mean of (g * normalised x)) = scale * g + x * slope + constant
+    std::vector<float> slope(channels), constant(channels);
+    for (int64_t c = 0; c < channels; c++) {
+        dshift[c] = (float)open[c];
+        dscale[c] = (float)(along[c] * inverse[c]);
+        double s = -(double)scale[c] * inverse[c] * inverse[c] * along[c] / rows;
+        slope[c] = (float)s;
+        constant[c] = (float)(-(double)scale[c] * open[c] / rows - s * mean[c]);
+    }
+    const float *slopes = slope.data(), *constants = constant.data();
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < channels; c += 16) {
+            __m512 v = load(x + r * channels + c), s = _mm512_loadu_ps(scale + c);
+            __mmask16 alive =
+                _mm512_cmp_ps_mask(_mm512_fmadd_ps(v, s, _mm512_loadu_ps(shift + c)), zero, _CMP_GT_OQ);
+            __m512 out = _mm512_fmadd_ps(v, _mm512_loadu_ps(slopes + c), _mm512_loadu_ps(constants + c));
+            store(dx + r * channels + c, _mm512_mask3_fmadd_ps(load(dy + r * channels + c), s, out, alive));
+        }
+}
+
+// The gradient of a convolution's weight ------------------------------------------------------------------------------
+
+// A tile of AMX holds 16 rows of 32 bf16. Here 32 images at one place of the map are multiplied at once, so that any
+// shift by the kernel or stride is another tile and nothing is padded: dw[co, tap, ci] = sum over places and images of
+// dy[n, place, co] * x[n, place shifted by tap, ci]. Packed are
+//   dy: for 16 channels at a place (16 channels, 32 images)
+//   x:  for 16 channels at a place (16 pairs of images, 16 channels, 2)
+static const int64_t TILE = 512;  // bf16 in a tile
+
+struct __attribute__((packed)) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {0};
+    uint16_t bytes[16] = {0};
+    uint8_t rows[16] = {0};
+};
+
+static void configure_tiles() {
+    TileConfig config;
+    for (int i = 0; i < 8; i++) {
+        config.bytes[i] = 64;
+        config.rows[i] = 16;
+    }
+    _tile_loadconfig(&config);
+}
+
+// Ask the kernel of the system for AMX; 0 if it may be used.
+extern "C" int request_amx() { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */); }
+
+// Interleave images 2j and 2j + 1 of one place, 16 channels: 16 rows of 32 bf16.
+static inline void interleaved(const bf16* from, int64_t image_stride, int64_t images, __m512i* rows) {
+    const __m512i order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+        16, 0);
+    const __m256i none = _mm256_setzero_si256();
+    for (int64_t j = 0; j < 16; j++) {
+        __m256i even = 2 * j < images ? _mm256_loadu_si256((const __m256i*)(from + 2 * j * image_stride)) : none;
+        __m256i odd = 2 * j + 1 < images ? _mm256_loadu_si256((const __m256i*)(from + (2 * j + 1) * image_stride)) : none;
+        rows[j] = _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(even), odd, 1));
+    }
+}
+
+// 16 x 16 numbers of 32 bits, in place.
+static inline void transpose(__m512i* r) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        int k = i & 3, from = i < 4 ? k : k + 4;
+        r[i] = _mm512_shuffle_i32x4(t[from], t[from + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[from], t[from + 8], 0xdd);
+    }
+}
+
+// Of a 3 x 3 convolution: weight gradients of 16 output by 16 * B input channels at the three taps of one row of the
+// kernel, over some rows of dy. A tile of x that one tap has brought near is what the next needs at the next place.
+// Tiles, whose numbers must be literals: 0 to 2 and 3 to 5, the sums of either 16 input channels; 6 of dy; 7 of x.
+template <int B>
+static void multiply_row(
+    const bf16* dy, const bf16* x, int64_t x_block, int64_t rows, int64_t columns, int64_t x_row, int64_t width,
+    int64_t stride, float* dw, int64_t tap_stride, int64_t dw_stride, bool first) {
+#define EACH(op) op(0, 0, 0) op(1, 1, 0) op(2, 2, 0) if (B > 1) { op(3, 0, 1) op(4, 1, 1) op(5, 2, 1) }
+#define CLEAR(t, tap, i) _tile_zero(t);
+#define BEGIN(t, tap, i) _tile_loadd(t, dw + tap * tap_stride + i * 16, dw_stride * 4);
+#define END(t, tap, i) _tile_stored(t, dw + tap * tap_stride + i * 16, dw_stride * 4);
+#define MULTIPLY(t, u, tap)                                                \
+    {                                                                      \
+        int64_t column = c * stride + tap - 1;                             \
+        if (column >= 0 && column < width) {                               \
+            _tile_loadd(7, x_line + column * TILE, 64);                    \
+            _tile_dpbf16ps(t, 6, 7);                                       \
+            if (B > 1) {                                                   \
+                _tile_loadd(7, x_line + x_block + column * TILE, 64);      \
+                _tile_dpbf16ps(u, 6, 7);                                   \
+            }                                                              \
+        }                                                                  \
+    }
+    if (first) {
+        EACH(CLEAR)
+    } else {
+        EACH(BEGIN)
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        const bf16* x_line = x + r * x_row;
+        for (int64_t c = 0; c < columns; c++) {
+            _tile_loadd(6, dy + (r * columns + c) * TILE, 64);
+            MULTIPLY(0, 3, 0)
+            MULTIPLY(1, 4, 1)
+            MULTIPLY(2, 5, 2)
+        }
+    }
+    EACH(END)
+#undef MULTIPLY
+}
+
+// The same of a 1 x 1 convolution.
+template <int B>
+static void multiply_point(
+    const bf16* dy, const bf16* x, int64_t x_block, int64_t rows, int64_t columns, int64_t x_row, int64_t stride,
+    float* dw, int64_t dw_stride, bool first) {
+    const int64_t tap_stride = 0;
+    if (first) {
+        CLEAR(0, 0, 0)
+        CLEAR(3, 0, 1)
+    } else {
+        BEGIN(0, 0, 0)
+        if (B > 1) { BEGIN(3, 0, 1) }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            _tile_loadd(6, dy + (r * columns + c) * TILE, 64);
+            _tile_loadd(7, x + r * x_row + c * stride * TILE, 64);
+            _tile_dpbf16ps(0, 6, 7);
+            if (B > 1) {
+                _tile_loadd(7, x + x_block + r * x_row + c * stride * TILE, 64);
+                _tile_dpbf16ps(3, 6, 7);
+            }
+        }
+    END(0, 0, 0)
+    if (B > 1) { END(3, 0, 1) }
+}
+
+// How the work is divided: output channels over `parts` of the threads, chunks of some rows of 32 images over the rest,
+// who sum into weight gradients of their own, added up at the end.
+struct Plan {
+    int64_t images, height, width, in, out, kernel, stride, out_height, out_width;
+    int64_t rows, in_rows, chunks;  // rows of dy and of x in a chunk
+    int64_t parts, sharers, outs;   // outs: the most 16s of output channels that one thread has
+
+    Plan(int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t threads)
+        : images(images), height(height), width(width), in(in), out(out), kernel(kernel), stride(stride) {
+        out_height = (height + 2 * (kernel / 2) - kernel) / stride + 1;
+        out_width = (width + 2 * (kernel / 2) - kernel) / stride + 1;
+        rows = std::min(out_height, std::max<int64_t>(1, 256 / out_width));  // for the second cache
+        in_rows = (rows - 1) * stride + kernel;
+        chunks = (images + 31) / 32 * ((out_height + rows - 1) / rows);
+        bool large = kernel * kernel * in * out > 1 << 18;  // so that every thread's own would take long to add up
+        sharers = large ? 1 : std::min(threads, chunks);
+        parts = std::min(threads / sharers, out / 16);
+        outs = (out / 16 + parts - 1) / parts;
+    }
+    int64_t packed_dy() const { return TILE * outs * rows * out_width; }
+    int64_t packed_x() const { return TILE * (in / 16) * in_rows * width; }
+    int64_t size() const { return kernel * kernel * in * out; }
+    // In bf16, aligned to 64 bytes
+    int64_t scratch() const { return sharers * parts * (packed_dy() + packed_x()) + (sharers - 1) * 2 * size(); }
+};
+
+extern "C" int64_t weight_gradient_scratch(
+    int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int64_t kernel, int64_t stride,
+    int64_t threads) {
+    return Plan(images, height, width, in, out, kernel, stride, threads).scratch();
+}
+
+// dw (channels out, k, k, channels in) of a convolution of k x k, 1 or 3, padded by k / 2.
+extern "C" void weight_gradient(
+    const bf16* x, const bf16* dy, float* dw, bf16* scratch, int64_t images, int64_t height, int64_t width, int64_t in,
+    int64_t out, int64_t kernel, int64_t stride, int64_t threads) {
+    const Plan p(images, height, width, in, out, kernel, stride, threads);
+    const int64_t pad = kernel / 2, taps = kernel * kernel, ins = in / 16, places = p.rows * p.out_width;
+    float* others = (float*)(scratch + p.sharers * p.parts * (p.packed_dy() + p.packed_x()));
+#pragma omp parallel num_threads(p.sharers* p.parts)
+    {
+        configure_tiles();
+        const int64_t thread = omp_get_thread_num(), sharer = thread % p.sharers, part = thread / p.sharers;
+        const int64_t out_begin = out / 16 * part / p.parts, out_end = out / 16 * (part + 1) / p.parts;
+        bf16 *packed_dy = scratch + thread * (p.packed_dy() + p.packed_x()), *packed_x = packed_dy + p.packed_dy();
+        const int64_t x_block = TILE * p.in_rows * width, per_image = (p.out_height + p.rows - 1) / p.rows;
+        float* mine = sharer == 0 ? dw : others + (sharer - 1) * p.size();
+        for (int64_t chunk = sharer; chunk < p.chunks; chunk += p.sharers) {
+            const int64_t n = chunk / per_image * 32, top = chunk % per_image * p.rows;
+            const int64_t count = std::min<int64_t>(32, images - n), rows = std::min(p.rows, p.out_height - top);
+            const int64_t in_top = top * stride - pad;  // may lie outside
+            for (int64_t place = 0; place < rows * p.out_width; place++) {
+                const bf16* from = dy + ((n * p.out_height + top) * p.out_width + place) * out;
+                for (int64_t c = out_begin; c < out_end; c++) {
+                    __m512i tile[16];
+                    interleaved(from + 16 * c, p.out_height * p.out_width * out, count, tile);
+                    transpose(tile);
+                    std::memcpy(packed_dy + ((c - out_begin) * places + place) * TILE, tile, sizeof(tile));
+                }
+            }
+            for (int64_t place = 0; place < ((rows - 1) * stride + kernel) * width; place++) {
+                const int64_t row = in_top + place / width;
+                if (row < 0 || row >= height) continue;
+                const bf16* from = x + ((n * height + row) * width + place % width) * in;
+                for (int64_t c = 0; c < ins; c++)
+                    interleaved(
+                        from + 16 * c, height * width * in, count, (__m512i*)(packed_x + c * x_block + place * TILE));
+            }
+            const bool first = chunk == sharer;
+            for (int64_t b = 0; b < ins; b += 2)
+                for (int64_t a = out_begin; a < out_end; a++)
+                    for (int64_t ky = 0; ky < kernel; ky++) {
+                        // Rows of dy whose row of x at this tap lies inside
+                        int64_t begin = 0, end = rows;
+                        while (begin < rows && in_top + begin * stride + ky < 0) begin++;
+                        while (end > begin && in_top + (end - 1) * stride + ky >= height) end--;
+                        const bf16* from_dy = packed_dy + ((a - out_begin) * places + begin * p.out_width) * TILE;
+                        const bf16* from_x = packed_x + b * x_block + (begin * stride + ky) * width * TILE;
+                        float* to = mine + (16 * a * taps + ky * kernel) * in + 16 * b;
+                        const int64_t x_row = stride * width * TILE;
+                        if (kernel == 3)
+                            (b + 1 < ins ? multiply_row<2> : multiply_row<1>)(
+                                from_dy, from_x, x_block, end - begin, p.out_width, x_row, width, stride, to, in,
+                                taps * in, first);
+                        else
+                            (b + 1 < ins ? multiply_point<2> : multiply_point<1>)(
+                                from_dy, from_x, x_block, end - begin, p.out_width, x_row, stride, to, taps * in, first);
+                    }
+        }
+        _tile_release();
+#pragma omp barrier
+        const int64_t begin = p.size() * thread / (p.sharers * p.parts), end = p.size() * (thread + 1) / (p.sharers * p.parts);
+        for (int64_t s = 0; s + 1 < p.sharers; s++)
+            for (int64_t i = begin; i < end; i++) dw[i] += others[s * p.size() + i];
+    }
+}

@@ -1,0 +1,70 @@
+"""The kernels of `kernels.cpp`: compiled once, kept in the cache, loaded by ctypes."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from wrn.errors import Error
+from wrn.files import cache_dir, write_whole
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16", "fma")
+
+
+def capable() -> bool:
+    """Whether this processor has what the kernels are written for: AMX and AVX-512 with bf16, on Linux."""
+    has = torch.cpu.get_capabilities()
+    return sys.platform == "linux" and bool(has.get("amx_bf16") and has.get("avx512_bf16") and has.get("avx512_bw"))
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels. Raises wrn.Error, saying why, where there are none."""
+    if not capable():
+        raise Error("native kernels: this processor has no AMX; leave --native out")
+    loaded = ctypes.CDLL(str(_compiled()))
+    if loaded.request_amx() != 0:
+        raise Error("native kernels: the system does not let this process use AMX; leave --native out")
+    loaded.weight_gradient_scratch.restype = ctypes.c_int64
+    return loaded
+
+
+def unavailable() -> str | None:
+    """Why there are no kernels on a processor that could run them; None if there are, or it could not."""
+    if not capable():
+        return None
+    try:
+        library()
+    except Error as error:
+        return str(error)
+    return None
+
+
+def _compiled() -> Path:
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise Error("native kernels: no C++ compiler was found; install g++ or clang, or name one in CXX")
+    options = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", *(f"-m{name}" for name in _INSTRUCTIONS)]
+    key = hashlib.sha256(SOURCE.read_bytes() + repr([compiler, *options]).encode()).hexdigest()[:16]
+    kept = cache_dir() / "native" / f"kernels-{key}.so"
+    if kept.exists():
+        return kept
+
+    def compile(made: Path) -> None:
+        done = subprocess.run([compiler, *options, "-o", made, SOURCE], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
+            raise Error(f"native kernels: {compiler} failed ({reason.strip()}); update it, or name another in CXX")
+
+    try:
+        write_whole(kept, compile)
+    except OSError as error:
+        raise Error(f"native kernels: {error}; set WRN_CACHE_DIR to a folder that can be written") from error
+    return kept

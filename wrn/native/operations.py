@@ -1,0 +1,171 @@
+"""Operations of the networks that run on kernels of our own while `enabled`, and as torch has them elsewhere.
+
+What is computed is the same to rounding: activations in bf16, statistics, sums and the gradients of weights in fp32
+(torch rounds the latter to bf16 on the way).
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from wrn.native.library import library
+
+_enabled = ContextVar("enabled", default=False)
+
+
+@contextmanager
+def enabled() -> Iterator[None]:
+    """Within, bf16 tensors in channels_last layout on the CPU go to the kernels. Raises wrn.Error if there are none."""
+    library()
+    token = _enabled.set(True)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
+    """ReLU after BN, (N, C, H, W) -> the same."""
+    if not (isinstance(bn, nn.BatchNorm2d) and _fits(x) and _is_plain(bn)):
+        return F.relu(bn(x))
+    if bn.training:
+        y: Tensor = _BnRelu.apply(x, bn.weight, bn.bias, bn)
+        return y
+    if torch.is_grad_enabled():
+        return F.relu(bn(x))
+    assert bn.running_mean is not None and bn.running_var is not None
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    return _scale_shift_relu(x, scale, bn.bias - bn.running_mean * scale)
+
+
+def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
+    """The convolution of x, (N, C, H, W) -> (N, C', H', W'), or what else stands in its place."""
+    if not (isinstance(conv, nn.Conv2d) and _fits(x) and torch.is_grad_enabled()):
+        return conv(x)
+    k, s = conv.kernel_size[0], conv.stride[0]
+    fits = (
+        conv.weight.requires_grad
+        and conv.weight.dtype == torch.float32
+        and conv.out_channels % 16 == 0
+        and k in (1, 3)
+        and (conv.kernel_size, conv.stride, conv.padding) == ((k, k), (s, s), (k // 2, k // 2))
+        and (conv.dilation, conv.groups, conv.bias) == ((1, 1), 1, None)
+        and not _is_watched(conv)
+    )
+    if not fits:
+        return conv(x)
+    y: Tensor = _Conv.apply(x, conv.weight, s, k // 2)
+    return y
+
+
+def _fits(x: Tensor) -> bool:
+    return (
+        _enabled.get()
+        and x.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and x.shape[1] % 16 == 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+    )
+
+
+def _is_plain(bn: nn.BatchNorm2d) -> bool:
+    """It keeps running averages as is usual, in fp32, and nobody looks at its output."""
+    usual = bn.affine and bn.track_running_stats and bn.momentum is not None
+    return usual and bn.weight.dtype == torch.float32 and not _is_watched(bn)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether hooks wait for what goes in or comes out, which our operations pass by."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or torch.nn.modules.module._has_any_global_hook()
+
+
+class _BnRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bn: nn.BatchNorm2d) -> Tensor:
+        count, channels = x.numel() // x.shape[1], x.shape[1]
+        mean, variance = torch.empty(channels), torch.empty(channels)
+        library().bn_statistics(_pointer(x), *_numbers(count, channels), _pointer(mean), _pointer(variance))
+        inverse = (variance + bn.eps).rsqrt()
+        scale = weight * inverse
+        shift = bias - mean * scale
+        assert bn.running_mean is not None and bn.running_var is not None and bn.num_batches_tracked is not None
+        assert bn.momentum is not None
+        bn.running_mean.lerp_(mean, bn.momentum)
+        bn.running_var.lerp_(variance * (count / max(count - 1, 1)), bn.momentum)
+        bn.num_batches_tracked.add_(1)
+        ctx.save_for_backward(x, mean, inverse, scale, shift)
+        return _scale_shift_relu(x, scale, shift)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, inverse, scale, shift = ctx.saved_tensors
+        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
+        library().bn_relu_backward(
+            *map(_pointer, (dy, x, dx)),
+            *_numbers(x.numel() // x.shape[1], x.shape[1]),
+            *map(_pointer, (mean, inverse, scale, shift, dweight, dbias)),
+        )
+        return dx, dweight, dbias, None
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        rounded = weight.to(torch.bfloat16, memory_format=torch.channels_last)
+        ctx.stride, ctx.padding = stride, padding
+        ctx.save_for_backward(x, rounded)
+        return F.conv2d(x, rounded, None, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            stride, padding = [ctx.stride] * 2, [ctx.padding] * 2
+            dx = torch.ops.aten.convolution_backward(
+                dy, x, weight, None, stride, padding, [1, 1], False, [0, 0], 1, [True, False, False]
+            )[0]
+        return dx, weight_gradient(x, dy, weight.shape[-1], ctx.stride), None, None
+
+
+def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Of a convolution padded by half its kernel, 1x1 or 3x3, without bias; fp32 (out, in, k, k), channels_last.
+
+    `x` (N, in, H, W) its input, `dy` (N, out, H', W') the gradient of its output: bf16, channels_last, with channels
+    that are multiples of 16.
+    """
+    (n, channels, height, width), out = x.shape, dy.shape[1]
+    sizes = _numbers(n, height, width, channels, out, kernel_size, stride, torch.get_num_threads())
+    scratch = torch.empty(library().weight_gradient_scratch(*sizes), dtype=torch.bfloat16)
+    dw = torch.empty(out, channels, kernel_size, kernel_size, memory_format=torch.channels_last)
+    library().weight_gradient(*map(_pointer, (x, dy, dw, scratch)), *sizes)
+    return dw
+
+
+def _scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    library().scale_shift_relu(
+        *map(_pointer, (x, y)), *_numbers(x.numel() // x.shape[1], x.shape[1]), *map(_pointer, (scale, shift))
+    )
+    return y
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _numbers(*values: int) -> tuple[ctypes.c_int64, ...]:
+    return tuple(ctypes.c_int64(value) for value in values)
