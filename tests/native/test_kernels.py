@@ -10,7 +10,7 @@ from torch import nn
 
 import wrn
 from wrn.native import library as native
-from wrn.native.operations import bn_relu, conv2d, enabled, weight_gradient
+from wrn.native.operations import add, bn_relu, bn_relu_and_x, conv2d, enabled, weight_gradient
 from wrn.training.precision import choose
 
 pytestmark = pytest.mark.skipif(not native.capable(), reason="needs a processor with AMX")
@@ -83,6 +83,33 @@ def test_bn_relu_and_its_gradients_are_float64s(shape, mean):
     assert bn.num_batches_tracked == 1
     with enabled(), torch.inference_mode():
         assert distance(bn_relu(bn.eval(), x), F.relu(exact.eval()(x.double())).detach()) < 3e-3
+
+
+@pytest.mark.parametrize("shape", [(7, 16, 5, 5), (64, 160, 8, 8)])
+def test_a_sum_its_bn_and_their_gradients_are_float64s(shape):
+    """The sum's statistics are taken as it is made, and the gradients of both its uses meet in one pass."""
+    a, b, dy, dx = (random(*shape, seed=seed) for seed in range(4))
+    bn = nn.BatchNorm2d(shape[1])
+    ours, theirs = (a.clone().requires_grad_(), b.clone().requires_grad_()), a.double().requires_grad_()
+    with enabled():
+        total = add(*ours)
+        y, again = bn_relu_and_x(bn, total)
+    assert again.untyped_storage().data_ptr() == total.untyped_storage().data_ptr()
+    torch.autograd.backward([y, again], [dy, dx])
+    exact = theirs + b.double()
+    rounded = exact + (total.double() - exact).detach()
+    torch.autograd.backward(
+        [F.relu(F.batch_norm(rounded, None, None, bn.weight.double(), bn.bias.double(), training=True)), rounded],
+        [dy.double(), dx.double()],
+    )
+    assert torch.equal(total, (a.float() + b.float()).bfloat16())
+    assert distance(ours[0].grad, theirs.grad) < 0.01
+    assert torch.equal(ours[0].grad, ours[1].grad)
+    assert distance(bn.running_mean, 0.1 * total.double().mean((0, 2, 3))) < 1e-5
+    with enabled():
+        _, alone = bn_relu_and_x(bn, add(a.requires_grad_(), b))
+        alone.backward(dx)  # y is not used
+    assert torch.equal(a.grad, dx)
 
 
 NETWORKS = ["wrn-10-2", "wrn-13-1-b313", "pre-resnet-11-cifar", "pre-resnet-8-cifar", "resnet-8-cifar"]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.models.stochastic_depth import Residual
-from wrn.native.operations import bn_relu, conv2d
+from wrn.native.operations import add, bn_relu, bn_relu_and_x, conv2d
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -48,7 +48,7 @@ class ResidualBlock(Residual):
     def forward(self, x: Tensor) -> Tensor:
         if self.path.closed(self.training):
             return conv2d(self.shortcut, bn_relu(self.bn1, x)) if self.has_projection else x
-        out = bn_relu(self.bn1, x)
+        out, x = bn_relu_and_x(self.bn1, x)
         # Where the width changes, the shortcut too starts from the activated tensor; elsewhere it is x itself.
         shortcut = conv2d(self.shortcut, out) if self.has_projection else x
         out = conv2d(self.conv1, out)
@@ -57,7 +57,7 @@ class ResidualBlock(Residual):
             out = self.dropout(out)  # Sec. 2.4: between the convolutions, after ReLU; never on the shortcut
             out = conv2d(getattr(self, f"conv{j}"), out)
         # Nothing after the sum: the next block begins with BN-ReLU
-        return self.path.scaled(out, self.training) + shortcut
+        return add(self.path.scaled(out, self.training), shortcut)
 
 
 class OptionA(nn.Module):
@@ -103,12 +103,12 @@ class PreActBottleneck(Residual):
     def forward(self, x: Tensor) -> Tensor:
         if self.path.closed(self.training):
             return conv2d(self.shortcut, bn_relu(self.bn1, x)) if self.has_projection else x
-        out = bn_relu(self.bn1, x)  # a second ReLU changes nothing of what is activated
+        out, x = bn_relu_and_x(self.bn1, x)  # a second ReLU changes nothing of what is activated
         shortcut = conv2d(self.shortcut, out) if self.has_projection else x
         out = conv2d(self.conv1, out)
         out = conv2d(self.conv2, bn_relu(self.bn2, out))
         out = conv2d(self.conv3, bn_relu(self.bn3, out))
-        return self.path.scaled(out, self.training) + shortcut
+        return add(self.path.scaled(out, self.training), shortcut)
 
 
 class BasicBlock(Residual):

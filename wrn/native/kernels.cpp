@@ -58,23 +58,41 @@ static void sums(int64_t rows, int64_t channels, double* first, double* second, 
         }
 }
 
-extern "C" void bn_statistics(const bf16* x, int64_t rows, int64_t channels, float* mean, float* variance) {
-    // Distances from the first row: squares of large means would cancel
+// Mean and variance of `value(row, channel)`, taken once each.
+template <typename Value>
+static void statistics(int64_t rows, int64_t channels, const float* start, float* mean, float* variance, Value value) {
+    // Of distances from the first row: squares of large means would cancel
     std::vector<double> sum(channels), squares(channels);
     sums(rows, channels, sum.data(), squares.data(), [=](int64_t r, int64_t c, __m512& a, __m512& b) {
-        __m512 d = _mm512_sub_ps(load(x + r * channels + c), load(x + c));
+        __m512 d = _mm512_sub_ps(value(r, c), _mm512_loadu_ps(start + c));
         a = _mm512_add_ps(a, d);
         b = _mm512_fmadd_ps(d, d, b);
     });
     for (int64_t c = 0; c < channels; c++) {
-        uint32_t bits = (uint32_t)x[c] << 16;
-        float shift;
-        std::memcpy(&shift, &bits, 4);
         double of_distances = sum[c] / rows;
-        mean[c] = (float)(shift + of_distances);
+        mean[c] = (float)(start[c] + of_distances);
         double of_mean = squares[c] / rows - of_distances * of_distances;
         variance[c] = of_mean < 0 ? 0.0f : (float)of_mean;  // a NaN stays one
     }
+}
+
+extern "C" void bn_statistics(const bf16* x, int64_t rows, int64_t channels, float* mean, float* variance) {
+    std::vector<float> start(channels);
+    for (int64_t c = 0; c < channels; c += 16) _mm512_storeu_ps(&start[c], load(x + c));
+    statistics(rows, channels, start.data(), mean, variance, [=](int64_t r, int64_t c) { return load(x + r * channels + c); });
+}
+
+// s = a + b, and the statistics of s for the BN that comes next.
+extern "C" void add_with_statistics(
+    const bf16* a, const bf16* b, bf16* s, int64_t rows, int64_t channels, float* mean, float* variance) {
+    auto sum = [=](int64_t r, int64_t c) {
+        int64_t at = r * channels + c;
+        store(s + at, _mm512_add_ps(load(a + at), load(b + at)));
+        return load(s + at);
+    };
+    std::vector<float> start(channels);
+    for (int64_t c = 0; c < channels; c += 16) _mm512_storeu_ps(&start[c], sum(0, c));
+    statistics(rows, channels, start.data(), mean, variance, sum);
 }
 
 // y = max(0, x * scale + shift)
@@ -90,9 +108,10 @@ extern "C" void scale_shift_relu(
 }
 
 // From the gradient of y to those of x, and of BN's scale and shift, in two passes; whether ReLU was open is found again.
+// `more`, if not null, is added: the gradient of x from elsewhere.
 extern "C" void bn_relu_backward(
-    const bf16* dy, const bf16* x, bf16* dx, int64_t rows, int64_t channels, const float* mean, const float* inverse,
-    const float* scale, const float* shift, float* dscale, float* dshift) {
+    const bf16* dy, const bf16* x, const bf16* more, bf16* dx, int64_t rows, int64_t channels, const float* mean,
+    const float* inverse, const float* scale, const float* shift, float* dscale, float* dshift) {
     std::vector<double> open(channels), along(channels);
     __m512 zero = _mm512_setzero_ps();
     sums(rows, channels, open.data(), along.data(), [=](int64_t r, int64_t c, __m512& a, __m512& b) {
@@ -120,6 +139,7 @@ extern "C" void bn_relu_backward(
             __mmask16 alive =
                 _mm512_cmp_ps_mask(_mm512_fmadd_ps(v, s, _mm512_loadu_ps(shift + c)), zero, _CMP_GT_OQ);
             __m512 out = _mm512_fmadd_ps(v, _mm512_loadu_ps(slopes + c), _mm512_loadu_ps(constants + c));
+            if (more) out = _mm512_add_ps(out, load(more + r * channels + c));
             store(dx + r * channels + c, _mm512_mask3_fmadd_ps(load(dy + r * channels + c), s, out, alive));
         }
 }

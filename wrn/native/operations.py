@@ -36,13 +36,31 @@ def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
     if not (isinstance(bn, nn.BatchNorm2d) and _fits(x) and _is_plain(bn)):
         return F.relu(bn(x))
     if bn.training:
-        y: Tensor = _BnRelu.apply(x, bn.weight, bn.bias, bn)
-        return y
+        return bn_relu_and_x(bn, x)[0]
     if torch.is_grad_enabled():
         return F.relu(bn(x))
     assert bn.running_mean is not None and bn.running_var is not None
     scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
     return _scale_shift_relu(x, scale, bn.bias - bn.running_mean * scale)
+
+
+def bn_relu_and_x(bn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """ReLU after BN, and x again, for a shortcut, so that the gradients of both meet in one pass."""
+    if isinstance(bn, nn.BatchNorm2d) and bn.training and _fits(x) and _is_plain(bn):
+        y, x = _BnRelu.apply(x, bn.weight, bn.bias, bn, getattr(x, "statistics", None))
+        return y, x
+    return bn_relu(bn, x), x
+
+
+def add(branch: Tensor, shortcut: Tensor) -> Tensor:
+    """Their sum; the statistics that the BN after it will want are taken on the way."""
+    fits = _fits(branch) and _fits(shortcut) and branch.shape == shortcut.shape and torch.is_grad_enabled()
+    if not fits:
+        return branch + shortcut
+    mean, variance = torch.empty(branch.shape[1]), torch.empty(branch.shape[1])
+    total: Tensor = _Add.apply(branch, shortcut, mean, variance)
+    total.statistics = (mean, variance)  # type: ignore[attr-defined]
+    return total
 
 
 def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
@@ -90,10 +108,18 @@ def _is_watched(module: nn.Module) -> bool:
 
 class _BnRelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bn: nn.BatchNorm2d) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        bn: nn.BatchNorm2d,
+        statistics: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
         count, channels = x.numel() // x.shape[1], x.shape[1]
-        mean, variance = torch.empty(channels), torch.empty(channels)
-        library().bn_statistics(_pointer(x), *_numbers(count, channels), _pointer(mean), _pointer(variance))
+        mean, variance = statistics or (torch.empty(channels), torch.empty(channels))
+        if statistics is None:
+            library().bn_statistics(_pointer(x), *_numbers(count, channels), _pointer(mean), _pointer(variance))
         inverse = (variance + bn.eps).rsqrt()
         scale = weight * inverse
         shift = bias - mean * scale
@@ -103,20 +129,41 @@ class _BnRelu(torch.autograd.Function):
         bn.running_var.lerp_(variance * (count / max(count - 1, 1)), bn.momentum)
         bn.num_batches_tracked.add_(1)
         ctx.save_for_backward(x, mean, inverse, scale, shift)
-        return _scale_shift_relu(x, scale, shift)
+        ctx.set_materialize_grads(False)
+        return _scale_shift_relu(x, scale, shift), x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, inverse, scale, shift = ctx.saved_tensors
-        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        dy, more = (each if each is None else each.contiguous(memory_format=torch.channels_last) for each in gradients)
+        if dy is None:
+            return more, None, None, None, None
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
         library().bn_relu_backward(
-            *map(_pointer, (dy, x, dx)),
+            *map(_pointer, (dy, x)),
+            None if more is None else _pointer(more),
+            _pointer(dx),
             *_numbers(x.numel() // x.shape[1], x.shape[1]),
             *map(_pointer, (mean, inverse, scale, shift, dweight, dbias)),
         )
-        return dx, dweight, dbias, None
+        return dx, dweight, dbias, None, None
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, branch: Tensor, shortcut: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        total = torch.empty_like(branch)
+        library().add_with_statistics(
+            *map(_pointer, (branch, shortcut, total)),
+            *_numbers(branch.numel() // branch.shape[1], branch.shape[1]),
+            *map(_pointer, (mean, variance)),
+        )
+        return total
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], gradients[0], None, None
 
 
 class _Conv(torch.autograd.Function):

@@ -33,7 +33,7 @@ class Execution:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         forbid_tf32()
-        _keep_freed_memory()
+        keep_freed_memory()
         if torch.device(self.device).type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -137,7 +137,7 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return False
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc not to give freed memory back to the system after each step, only to fault it in again page by page.
 
     WRN-16-4 at batch 128 trained 1.4 times as fast with it on two cores (docs/log.md).

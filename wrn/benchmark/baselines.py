@@ -1,0 +1,119 @@
+"""The usual PyTorch WRN and its loop, written out: what `wrn bench` compares with.
+
+As in the copies most often met: fp32, the default layout, BN and ReLU one by one (ReLU in place), pictures cropped and
+mirrored one at a time with PIL in a DataLoader's worker processes, statistics of the loss read at every step.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from wrn.benchmark.timing import Contestant
+
+
+class Block(nn.Module):
+    def __init__(self, width_in: int, width: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False) if width_in != width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        out = self.conv2(self.dropout(self.relu(self.bn2(self.conv1(out)))))
+        return out + shortcut
+
+
+class UsualWRN(nn.Module):
+    """WRN-depth-k with blocks B(3,3): (N, 3, 32, 32) -> (N, classes)."""
+
+    def __init__(self, depth: int, widen_factor: float, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        widths = [16, *(int(base * widen_factor) for base in (16, 32, 64))]
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        blocks: list[nn.Module] = []
+        for number in range(3):
+            for block in range((depth - 4) // 6):
+                first = block == 0
+                width_in = widths[number] if first else widths[number + 1]
+                blocks.append(Block(width_in, widths[number + 1], 2 if first and number else 1, dropout))
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = nn.BatchNorm2d(widths[3])
+        self.fc = nn.Linear(widths[3], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn(self.blocks(self.conv1(x))), inplace=True)
+        return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Crops and mirrors one picture at a time, as torchvision's transforms do."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, mean: Tensor, std: Tensor) -> None:
+        self.images, self.labels, self.mean, self.std = images, labels, mean, std
+        self.draws = np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = Image.fromarray(np.pad(self.images[index], ((4, 4), (4, 4), (0, 0)), mode="reflect"))
+        x, y = self.draws.integers(0, 9, 2)
+        image = image.crop((x, y, x + 32, y + 32))
+        if self.draws.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
+        return (pixels - self.mean) / self.std, int(self.labels[index])
+
+
+def batches(images: np.ndarray, labels: np.ndarray, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless, from a DataLoader."""
+    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
+    loader: DataLoader[Any] = DataLoader(
+        Pictures(images, labels, mean[:, None, None], std[:, None, None]),
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
+    )
+    while True:
+        yield from loader
+
+
+def training(
+    network: nn.Module,
+    loaded: Iterator[tuple[Tensor, Tensor]],
+    device: str,
+    tuned: bool = False,
+) -> Contestant:
+    """The usual step: batch, forward, backward, SGD with Nesterov momentum, the loss read.
+
+    `tuned`: under bf16 autocast, in channels_last layout.
+    """
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    network = network.to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    def step() -> None:
+        images, labels = next(loaded)
+        images, labels = images.to(device, memory_format=layout), labels.to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=tuned):
+            loss = F.cross_entropy(network(images).float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
