@@ -65,6 +65,11 @@ ImageSize = Annotated[int | None, _option("side of the square images (default: t
 Prep = Annotated[Preprocess | None, _option("default: the recipe's", "|".join(PREPROCESSING))]
 Aug = Annotated[Augment | None, _option("default: the recipe's", "|".join(AUGMENTATIONS))]
 RunPath = Annotated[Positional[str], _option("a finished run's folder, or its model.safetensors", "RUN")]
+Native = Annotated[
+    Literal["true", "false"] | None,
+    _option("our own kernels, for bf16 on a CPU with AMX; need a C++ compiler (default: if possible)", "true|false"),
+]
+Optimize = Annotated[bool, _option("as it is fastest on this machine: bf16 where that is near enough, BN folded")]
 Json = Annotated[bool, _option("print JSON")]
 
 
@@ -80,11 +85,10 @@ def train(
     device: Device = None,
     precision: Precision = None,
     compile: Annotated[bool, _option("compile the network first (needs a C++ compiler)")] = False,
-    native: Annotated[
-        Literal["true", "false"] | None,
-        _option(
-            "our own kernels, for bf16 on a CPU with AMX; need a C++ compiler (default: if possible)", "true|false"
-        ),
+    native: Native = None,
+    memory: Annotated[
+        Literal["normal", "low"] | None,
+        _option("low: compute a part of the activations twice instead of keeping them (default: normal)", "normal|low"),
     ] = None,
     workers: Workers = None,
     root: Root = None,
@@ -109,6 +113,7 @@ def train(
         precision=precision,
         compile=compile or None,
         native=native and native == "true",
+        memory=memory,
         workers=workers,
         root=root,
         keep_every=keep_every,
@@ -121,18 +126,19 @@ def evaluate(
     *,
     data: Annotated[str | None, _option("another data set with the same classes (default: the run's)", "DATA")] = None,
     device: Device = None,
+    optimize: Optimize = False,
     json: Json = False,
 ) -> None:
     """Test a finished run in fp32, on its own data set or another one."""
     from wrn.prediction import evaluate_run
 
-    facts = evaluate_run(run, data, device)
+    facts = evaluate_run(run, data, device, optimize)
     if json:
         print(jsonlib.dumps(facts))
     else:
         print(
             f"test error {facts['test_error']:.2f}% ({facts['wrong']} of {facts['images']} images of {facts['data']}), "
-            f"loss {facts['test_loss']:.4f}, fp32"
+            f"loss {facts['test_loss']:.4f}, {facts['precision']}"
         )
         if facts["changed_since"]:
             print("the data set is not the one that the network was trained on: its pictures have changed since")
@@ -144,6 +150,7 @@ def predict(
     *,
     top: Annotated[int, arg(help="how many classes to show")] = 5,
     device: Device = None,
+    optimize: Optimize = False,
     json: Json = False,
 ) -> None:
     """Classify picture files with a finished run: the likeliest classes with their probabilities."""
@@ -151,7 +158,7 @@ def predict(
 
     if not images:
         raise UsageError("wrn predict: no pictures named; add one or more files after the run")
-    found = top_classes(run, images, top, device)
+    found = top_classes(run, images, top, device, optimize)
     if json:
         print(jsonlib.dumps(found))
         return
@@ -308,6 +315,51 @@ def data_show(
     print(f"{path}: {rows} images of {data}")
 
 
+def bench(
+    what: Annotated[
+        Positional[Literal["train", "infer", "memory", "data", "fig4"]],
+        _option("steps, answers, memory, the loader, or Figure 4", "train|infer|memory|data|fig4"),
+    ],
+    models: Annotated[
+        Positional[tuple[str, ...]], _option("such as wrn-16-4 (default: wrn-16-4 wrn-28-10 wrn-40-4)", "[MODEL ...]")
+    ] = (),
+    *,
+    compare: Annotated[bool, _option("train: also time the usual PyTorch loops, written out")] = False,
+    batch_size: Annotated[int | None, _option("images a step (default: 128; on a CPU by network)", "INT")] = None,
+    rounds: Annotated[int, arg(help="turns of each contestant; medians count")] = 5,
+    device: Device = None,
+    precision: Precision = None,
+    compile: Annotated[bool, _option("train: compile ours first")] = False,
+    native: Native = None,
+    data: Annotated[str, arg(help="train, data: a data set that fits in memory", metavar="DATA")] = "digits",
+    out: Annotated[str | None, _option("write the figures there, as JSON", "FILE")] = None,
+    json: Json = False,
+) -> None:
+    """Time training, answers, memory and data, in turns within one process, beside what the machine could do."""
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: must be at least 1")
+    from wrn.benchmark.all import bench as run
+    from wrn.benchmark.report import markdown
+
+    found = run(
+        what,
+        models,
+        compare=compare,
+        batch_size=batch_size,
+        rounds=rounds,
+        device=device,
+        precision=precision,
+        compile=compile,
+        native=native and native == "true",
+        data=data,
+    )
+    if out is not None:
+        from wrn.files import write_json
+
+        write_json(Path(out), found)
+    print(jsonlib.dumps(found) if json else markdown(found))
+
+
 def data_() -> None:
     """List, prepare and show data sets: `wrn data --help`."""
 
@@ -338,7 +390,9 @@ def _print(table: Table) -> None:
     console.print(table)
 
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "list": list_, "info": info, "data": data_}
+COMMANDS = {
+    "train": train, "eval": evaluate, "predict": predict, "list": list_, "info": info, "data": data_, "bench": bench
+}  # fmt: skip
 DATA_COMMANDS = {"list": data_list, "prepare": data_prepare, "info": data_info, "show": data_show}
 
 

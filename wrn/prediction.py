@@ -19,6 +19,7 @@ from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate
+from wrn.native.inference import fastest
 from wrn.training.precision import choose, forbid_tf32
 
 
@@ -36,6 +37,7 @@ class TrainedModel(nn.Module):
         """`imagenet`: pictures are brought to size as ImageNet's validation pictures are."""
         super().__init__()
         self.imagenet = imagenet
+        self.how = "as it is"
         self.network = network
         self.preprocess = preprocess
         self.classes = tuple(classes)
@@ -94,10 +96,11 @@ class TrainedModel(nn.Module):
         return validation(image, self.image_size).permute(1, 2, 0)
 
 
-def load(path: str | Path, device: str = "cpu") -> TrainedModel:
+def load(path: str | Path, device: str = "cpu", *, optimize: bool = False) -> TrainedModel:
     """The trained network of a finished run (its folder, or its `model.safetensors`), fp32, in evaluation mode.
 
-    TF32 is switched off for the process: fp32 means fp32.
+    TF32 is switched off for the process: fp32 means fp32. `optimize`: for use alone, without gradients, as it answers
+    soonest on this machine: in bf16 where that is near enough, BN folded (`wrn.native.inference.fastest`).
 
     Raises FileNotFoundError if there is none, wrn.Error if the run is unfinished or the file damaged.
     """
@@ -112,14 +115,19 @@ def load(path: str | Path, device: str = "cpu") -> TrainedModel:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise Error(f"{path}: the model does not fit its own header ({error}); it was altered") from error
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    if optimize:
+        model.network, model.how = fastest(model.network, header["model"], model.image_size)
+    return model
 
 
-def top_classes(run: str | Path, images: Sequence[str], top: int, device: str | None = None) -> list[dict[str, Any]]:
+def top_classes(
+    run: str | Path, images: Sequence[str], top: int, device: str | None = None, optimize: bool = False
+) -> list[dict[str, Any]]:
     """For each picture file the `top` likeliest classes: [{image, classes: [{class, probability}, …]}, …]."""
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-    model = load(run, device or choose().device)
+    model = load(run, device or choose().device, optimize=optimize)
     probabilities, indices = model.predict(images).topk(min(top, len(model.classes)))
     return [
         {
@@ -133,8 +141,12 @@ def top_classes(run: str | Path, images: Sequence[str], top: int, device: str | 
     ]
 
 
-def evaluate_run(run: str | Path, data: str | None = None, device: str | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run: str | Path, data: str | None = None, device: str | None = None, optimize: bool = False
+) -> dict[str, Any]:
     """Score a finished run in fp32 on its own test split or that of another data set with (some of) its classes.
+
+    `optimize`: not in fp32 but as `load(optimize=True)` computes it.
 
     Returns test_error (percent), test_loss, wrong, images, data, and whether the run's own data changed since it was
     trained. Raises wrn.Error for unfinished or damaged runs and for classes that the network does not know.
@@ -142,7 +154,7 @@ def evaluate_run(run: str | Path, data: str | None = None, device: str | None = 
     execution = choose(device, "fp32")
     execution.apply()
     header = weights.header_of(run)
-    model = load(run, execution.device)
+    model = load(run, execution.device, optimize=optimize)
     name = data or header["data"]
     known = dataset(
         name,
@@ -152,7 +164,8 @@ def evaluate_run(run: str | Path, data: str | None = None, device: str | None = 
         device=execution.device,
         fitted=model.preprocess,
     )
-    scores = evaluate(execution.place(model.network), _relabelled(known, model.classes), arrange=execution.arrange)
+    network = model.network if optimize else execution.place(model.network)
+    scores = evaluate(network, _relabelled(known, model.classes), arrange=execution.arrange)
     return {
         "test_error": scores.error,
         "test_loss": scores.loss,
@@ -160,7 +173,7 @@ def evaluate_run(run: str | Path, data: str | None = None, device: str | None = 
         "images": scores.count,
         "data": known.name,
         "changed_since": data is None and known.fingerprint != header["data_fingerprint"],
-        "precision": "fp32",
+        "precision": "bf16" if "bf16" in model.how else "fp32",
     }
 
 

@@ -66,7 +66,7 @@ class Run:
         here, there = {"seed": seed, **recipe.to_dict()}, {"seed": self.seed, **self.recipe.to_dict()}
         if (self.path / "env.json").exists():
             here |= execution
-            there |= {"native": False} | self.env["execution"]
+            there |= {"native": False, "memory": "normal"} | self.env["execution"]
         if changes := [
             f"{name} is {there[name]} there and {here[name]} now" for name in here if here[name] != there[name]
         ]:

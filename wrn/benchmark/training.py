@@ -93,16 +93,22 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
 
 
 def ours(recipe: Recipe, execution: Execution, network: nn.Module, split: Resident) -> Contestant:
-    """A step as `wrn train` makes it."""
-    learnt = objective(network, recipe, autocast=execution.autocast, compiled=execution.compiled)
-    learnt.start_epoch(1)
-    optimizer = wrn.optimizer(network, recipe)
+    """A step as `wrn train` makes it, on the split's batches."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for epoch in range(1, 1_000_000):
             yield from split.batches(recipe, seed=0, epoch=epoch)
 
-    loaded = batches()
+    return ours_on(recipe, execution, network, batches())
+
+
+def ours_on(
+    recipe: Recipe, execution: Execution, network: nn.Module, loaded: Iterator[tuple[Tensor, Tensor]]
+) -> Contestant:
+    """The same on batches of any origin."""
+    learnt = objective(network, recipe, autocast=execution.autocast, compiled=execution.compiled)
+    learnt.start_epoch(1)
+    optimizer = wrn.optimizer(network, recipe)
 
     def step() -> None:
         images, labels = next(loaded)
@@ -117,13 +123,15 @@ def ours(recipe: Recipe, execution: Execution, network: nn.Module, split: Reside
     return step
 
 
-def usual(recipe: Recipe, device: str, images: np.ndarray, labels: np.ndarray, tuned: bool) -> Contestant:
+def usual(
+    recipe: Recipe, device: str, images: np.ndarray, labels: np.ndarray, tuned: bool, workers: int = 2
+) -> Contestant:
     """The usual loop with the usual network, in fp32 or in bf16 and channels_last. Blocks B(3,3) alone."""
     _, depth, widen_factor, *others = recipe.model.split("-")
     if others or not recipe.model.startswith("wrn-"):
         raise UsageError(f"model {recipe.model!r}: the written-out loop has WRNs of blocks B(3,3); leave --compare out")
     network = baselines.UsualWRN(int(depth), float(widen_factor), int(labels.max()) + 1)
-    loaded = baselines.batches(images, labels, recipe.batch_size, workers=2)
+    loaded = baselines.batches(images, labels, recipe.batch_size, workers)
     return baselines.training(network, loaded, device, tuned)
 
 

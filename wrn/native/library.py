@@ -24,6 +24,16 @@ def capable() -> bool:
     return sys.platform == "linux" and bool(has.get("amx_bf16") and has.get("avx512_bf16") and has.get("avx512_bw"))
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 faster than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        features = torch.cpu.get_capabilities()
+        return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+    return False
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The compiled kernels. Raises wrn.Error, saying why, where there are none."""

@@ -17,18 +17,23 @@ from torch.autograd.function import once_differentiable
 
 from wrn.native.library import library
 
-_enabled = ContextVar("enabled", default=False)
+_enabled, _saving = ContextVar("enabled", default=False), ContextVar("saving", default=False)
 
 
 @contextmanager
-def enabled() -> Iterator[None]:
-    """Within, bf16 tensors in channels_last layout on the CPU go to the kernels. Raises wrn.Error if there are none."""
+def enabled(saving: bool = False) -> Iterator[None]:
+    """Within, bf16 tensors in channels_last layout on the CPU go to the kernels. Raises wrn.Error if there are none.
+
+    `saving`: what a convolution's gradient needs is computed again from what BN keeps, instead of being kept too: half
+    the memory of activations, the same bits.
+    """
     library()
-    token = _enabled.set(True)
+    tokens = _enabled.set(True), _saving.set(saving)
     try:
         yield
     finally:
-        _enabled.reset(token)
+        _enabled.reset(tokens[0])
+        _saving.reset(tokens[1])
 
 
 def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
@@ -41,7 +46,7 @@ def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
         return F.relu(bn(x))
     assert bn.running_mean is not None and bn.running_var is not None
     scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-    return _scale_shift_relu(x, scale, bn.bias - bn.running_mean * scale)
+    return scale_shift_relu(x, scale, bn.bias - bn.running_mean * scale)
 
 
 def bn_relu_and_x(bn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +84,8 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     )
     if not fits:
         return conv(x)
-    y: Tensor = _Conv.apply(x, conv.weight, s, k // 2)
+    of_bn = isinstance(x.grad_fn, _BnRelu._backward_cls) and x.output_nr == 0
+    y: Tensor = _Conv.apply(x, conv.weight, s, k // 2, x.grad_fn if _saving.get() and of_bn else None)
     return y
 
 
@@ -130,7 +136,7 @@ class _BnRelu(torch.autograd.Function):
         bn.num_batches_tracked.add_(1)
         ctx.save_for_backward(x, mean, inverse, scale, shift)
         ctx.set_materialize_grads(False)
-        return _scale_shift_relu(x, scale, shift), x
+        return scale_shift_relu(x, scale, shift), x
 
     @staticmethod
     @once_differentiable
@@ -168,16 +174,21 @@ class _Add(torch.autograd.Function):
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        rounded = weight.to(torch.bfloat16, memory_format=torch.channels_last)
-        ctx.stride, ctx.padding = stride, padding
-        ctx.save_for_backward(x, rounded)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, source: Any) -> Tensor:
+        """`source`: the node of the BN-ReLU that x came from, if x is to be had from it once more."""
+        rounded = _rounded(weight)
+        ctx.stride, ctx.padding, ctx.source = stride, padding, source
+        ctx.save_for_backward(*((x, rounded) if source is None else (weight,)))
         return F.conv2d(x, rounded, None, stride, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        if ctx.source is None:
+            x, weight = ctx.saved_tensors
+        else:  # whose own turn in the backward pass is still to come
+            given, _, _, scale, shift = ctx.source.saved_tensors
+            x, weight = scale_shift_relu(given, scale, shift), _rounded(ctx.saved_tensors[0])
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
         dx = None
         if ctx.needs_input_grad[0]:
@@ -185,7 +196,11 @@ class _Conv(torch.autograd.Function):
             dx = torch.ops.aten.convolution_backward(
                 dy, x, weight, None, stride, padding, [1, 1], False, [0, 0], 1, [True, False, False]
             )[0]
-        return dx, weight_gradient(x, dy, weight.shape[-1], ctx.stride), None, None
+        return dx, weight_gradient(x, dy, weight.shape[-1], ctx.stride), None, None, None
+
+
+def _rounded(weight: Tensor) -> Tensor:
+    return weight.to(torch.bfloat16, memory_format=torch.channels_last)
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Tensor:
@@ -202,7 +217,8 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Ten
     return dw
 
 
-def _scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """max(0, x * scale + shift) of bf16 (N, C, H, W) in channels_last layout and fp32 (C,), C a multiple of 16."""
     y = torch.empty_like(x)
     library().scale_shift_relu(
         *map(_pointer, (x, y)), *_numbers(x.numel() // x.shape[1], x.shape[1]), *map(_pointer, (scale, shift))

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError
 from wrn.native import operations
-from wrn.native.library import capable, library, unavailable
+from wrn.native.library import capable, library, multiplies_bf16, unavailable
 
 Precision = Literal["fp32", "bf16"]
+Memory = Literal["normal", "low"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Execution:
     compile: bool
     threads: int
     native: bool = False
+    memory: Memory = "normal"
 
     def apply(self) -> None:
         """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step."""
@@ -40,13 +42,13 @@ class Execution:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout."""
-        kernels = operations.enabled if self.native else nullcontext
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16"), kernels():
+        kernels = operations.enabled(saving=self.memory == "low") if self.native else nullcontext()
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16"), kernels:
             yield
 
     def exact(self) -> "Execution":
         """The same in fp32."""
-        return replace(self, precision="fp32", native=False)
+        return replace(self, precision="fp32", native=False, memory="normal")
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the model to the device and layout; the modules stay the same ones."""
@@ -54,7 +56,11 @@ class Execution:
 
     def compiled(self, called: Callable[..., Any]) -> Callable[..., Any]:
         """A model, or a method of it, as the steps call it: itself, or compiled, with the same parameters."""
-        return torch.compile(called, dynamic=False) if self.compile else called
+        if not self.compile:
+            return called
+        if self.memory == "low":  # the share of what would be kept for the backward pass that is kept
+            torch._functorch.config.activation_memory_budget = 0.5
+        return torch.compile(called, dynamic=False)
 
     def arrange(self, images: Tensor) -> Tensor:
         """Images in the layout that the network computes in."""
@@ -68,27 +74,32 @@ class Execution:
         """`cpu (2 threads), bf16`."""
         where = f"cpu ({self.threads} threads)" if self.device == "cpu" else self.device
         how = ", compiled" if self.compile else ", native" if self.native else ""
-        return f"{where}, {self.precision}{how}"
+        return f"{where}, {self.precision}{how}{', low memory' if self.memory == 'low' else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def choose(
-    device: str | None = None, precision: str | None = None, compile: bool = False, native: bool | None = None
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool = False,
+    native: bool | None = None,
+    memory: Memory = "normal",
 ) -> Execution:
     """The fastest faithful way on this machine, or what is asked for.
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
     AMX or AVX512-BF16); there, if the CPU is one with AMX, our own kernels (`native`), if a C++ compiler is found.
-    Raises ValueError for a device that is not there, a precision that is none, and kernels that cannot be had.
+    `memory` "low": BN-ReLU is computed again in the backward pass, which the kernels do (`native`) and torch does where
+    it compiles. Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     known = _known_device(device)
     if precision not in (None, "fp32", "bf16"):
         raise UsageError(f"precision {precision!r}: must be fp32 or bf16")
-    chosen: Precision = precision or ("bf16" if _multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
+    chosen: Precision = precision or ("bf16" if multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
     # MPS is left in its default layout: channels_last has not been run there
     possible = known.type == "cpu" and chosen == "bf16" and not compile
     if native and not possible:
@@ -97,7 +108,9 @@ def choose(
         library()
     elif native is None:
         native = possible and capable() and unavailable() is None
-    return Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads(), native)
+    if memory == "low" and not (native or compile):
+        raise UsageError("memory low: needs our kernels (bf16 on a CPU with AMX) or --compile; leave it out")
+    return Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads(), bool(native), memory)
 
 
 def recorded(fields: dict[str, Any]) -> Execution:
@@ -126,15 +139,6 @@ def _known_device(device: str) -> torch.device:
     if (known.index or 0) >= count.get(known.type, 0):
         raise UsageError(f"device {device!r}: not on this machine, or torch was built without it; try --device cpu")
     return known
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        features = torch.cpu.get_capabilities()
-        return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-    return False
 
 
 def keep_freed_memory() -> None:

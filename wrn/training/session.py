@@ -24,7 +24,7 @@ from wrn.training import outcome
 from wrn.training.interruption import interruption
 from wrn.training.loop import Training
 from wrn.training.objective import must_have_teacher
-from wrn.training.precision import Execution, choose, recorded
+from wrn.training.precision import Execution, Memory, choose, recorded
 from wrn.training.teacher import digest, named, teacher_of
 
 
@@ -37,6 +37,7 @@ def train(
     precision: str | None = None,
     compile: bool | None = None,
     native: bool | None = None,
+    memory: Memory | None = None,
     workers: int | None = None,
     root: str | Path | None = None,
     teacher: nn.Module | None = None,
@@ -47,7 +48,8 @@ def train(
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
     `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16"),
-    `compile` and `native` (our own kernels, for bf16 on CPUs with AMX) are chosen once and kept when the run continues.
+    `compile`, `native` (our own kernels, for bf16 on CPUs with AMX) and `memory` ("normal", or "low", which computes a
+    part of the activations twice) are chosen once and kept when the run continues.
     On the CPU the result is a function of recipe, seed and
     these. `workers` decode pictures; `root` is a folder that has the data set's files. `teacher`: a network in memory
     that the recipe's learns from, bare or as `wrn.load` gives it; one that is a run is named in the recipe.
@@ -59,7 +61,7 @@ def train(
         recipe = replace(recipe, teacher=named(teacher))
     must_have_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
-    wanted = {"device": device, "precision": precision, "compile": compile, "native": native}
+    wanted = {"device": device, "precision": precision, "compile": compile, "native": native, "memory": memory}
     if not fresh:
         run.must_agree(recipe, seed, {name: value for name, value in wanted.items() if value is not None})
         if run.finished:
@@ -68,7 +70,11 @@ def train(
     if keep_every is not None and keep_every < 1:
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     begun = not fresh and (run.path / "env.json").exists()
-    execution = recorded(run.env["execution"]) if begun else choose(device, precision, bool(compile), native)
+    execution = (
+        recorded(run.env["execution"])
+        if begun
+        else choose(device, precision, bool(compile), native, memory or "normal")
+    )
     if execution.precision == "bf16" and execution.device == "cpu" and native is None and (lacking := unavailable()):
         log.line(f"{lacking}; training without them is slower")
     stored = _stored_whitening(run, log) if begun else None

@@ -1,0 +1,81 @@
+"""Trained networks at work: one image at a time, and batches of 64."""
+
+import importlib.util
+import io
+from typing import Any
+
+import torch
+from torch import nn
+
+import wrn
+from wrn.benchmark.timing import Contestant, alternate, machine, peaks, summary, synchronize, with_allocator
+from wrn.models.complexity import describe
+from wrn.native.inference import fastest
+from wrn.training.precision import choose
+
+EAGER, ONNX, OURS = "eager fp32", "ONNX Runtime fp32", "wrn, optimised"
+
+
+def bench_inference(
+    models: tuple[str, ...], batch_sizes: tuple[int, ...] = (1, 64), rounds: int = 5, device: str | None = None
+) -> dict[str, Any]:
+    """Time the networks as `wrn.load(..., optimize=True)` prepares them, against fp32 and ONNX Runtime if it is here.
+
+    Returns {machine, peaks, rows}; a row has model, batch_size, contestant, ms, images_per_second and, of ours, how it
+    is done and the ratios to the others. Of random weights and noise, which takes as long.
+    """
+    execution = choose(device, "fp32")
+    execution.apply()
+    rows = []
+    for model in models:
+        network = wrn.create_model(model, num_classes=10, seed=0).eval().to(execution.device)
+        optimised, how = fastest(network, model, 32)
+        for batch_size in batch_sizes:
+            images = torch.randn(batch_size, 3, 32, 32, device=execution.device)
+            contestants: dict[str, Contestant] = {
+                OURS: with_allocator(_of(optimised, images), keep=True),
+                EAGER: with_allocator(_of(network, images), keep=False),
+            }
+            if execution.device == "cpu" and (onnx := _onnx(network, images)):
+                contestants[ONNX] = with_allocator(onnx, keep=False)
+            seconds = alternate(contestants, rounds)
+            found: list[dict[str, Any]] = []
+            for name in contestants:
+                row: dict[str, Any] = {"model": model, "batch_size": batch_size, "contestant": name}
+                row |= summary(seconds[name])
+                row["images_per_second"] = round(1000 * batch_size / row["ms"], 1)
+                found.append(row)
+            found[0]["how"] = how
+            for row in found[1:]:
+                found[0][f"times {row['contestant']}"] = round(row["ms"] / found[0]["ms"], 2)
+            rows += found
+    best = peaks(execution.device)
+    for row in rows:
+        if row["contestant"] == OURS:
+            work = 2 * describe(row["model"]).macs * row["batch_size"]
+            row["share_of_matmul_peak"] = round(work / row["ms"] / 1e9 / best["matmul_bf16_tflops"], 3)
+    return {"what": "infer", "machine": machine(execution.device), "peaks": best, "rows": rows}
+
+
+def _of(network: nn.Module, images: torch.Tensor) -> Contestant:
+    @torch.inference_mode()
+    def step() -> None:
+        network(images)
+        synchronize(str(images.device))
+
+    return step
+
+
+def _onnx(network: nn.Module, images: torch.Tensor) -> Contestant | None:
+    """ONNX Runtime on the exported network; None where it is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnxscript") is None:
+        return None
+    import onnxruntime  # type: ignore[import-not-found]
+
+    file = io.BytesIO()
+    torch.onnx.export(network, (images,), dynamo=True, input_names=["images"]).save(file)  # type: ignore[union-attr,arg-type]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    given = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, given) and None

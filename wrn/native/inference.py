@@ -1,0 +1,195 @@
+"""A trained WRN prepared for use alone: BN folded where the order of layers allows it, bf16, weights laid out once.
+
+In a block BN-ReLU-conv-BN-ReLU-conv the inner BN follows a convolution and becomes part of its weight; the first one
+follows a sum, and stays a pass over the activations. ReLU and the block's sum are done by oneDNN as it convolves.
+"""
+
+import copy
+import hashlib
+import json
+import time
+from contextlib import suppress
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wrn.files import cache_dir, write_json
+from wrn.models.blocks import ResidualBlock
+from wrn.models.wide_resnet import WideResNet
+from wrn.native.library import capable, multiplies_bf16, unavailable
+from wrn.native.operations import scale_shift_relu
+
+
+class FoldedWRN(nn.Module):
+    """Preprocessed images (N, C, H, W) -> logits (N, classes), float32; on a CPU, without gradients.
+
+    `kind` is the number format of its activations and weights; sums within a layer are fp32.
+    """
+
+    def __init__(self, network: WideResNet, kind: torch.dtype = torch.bfloat16) -> None:
+        super().__init__()
+        self.kind = kind
+        with torch.inference_mode():
+            self.stem = _Convolution(network.conv1, None, kind)
+            self.blocks = nn.ModuleList(
+                _FoldedBlock(block, kind)
+                for group in (network.group1, network.group2, network.group3)
+                for block in group
+                if isinstance(block, ResidualBlock)
+            )
+            self.bn = _ScaleShiftRelu(network.bn)
+            self.fc = network.fc
+
+    @torch.inference_mode()
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features: (N, C, H, W) -> (N, 64k), float32."""
+        x = self.stem(x.to(self.kind, memory_format=torch.channels_last))
+        for block in self.blocks:
+            x = block(x)
+        return self.bn(x).mean(dim=(2, 3), dtype=torch.float32)
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.features(x), self.fc.weight, self.fc.bias)
+
+
+class _FoldedBlock(nn.Module):
+    def __init__(self, block: ResidualBlock, kind: torch.dtype) -> None:
+        super().__init__()
+        self.bn1 = _ScaleShiftRelu(block.bn1)
+        self.inner = nn.ModuleList(
+            _Convolution(getattr(block, f"conv{j}"), getattr(block, f"bn{j + 1}"), kind) for j in range(1, block.depth)
+        )
+        keep = 1.0 if block.path.per == "sample" else 1 - block.path.drop  # how evaluation scales the branch
+        self.last = _Convolution(getattr(block, f"conv{block.depth}"), None, kind, keep)
+        self.shortcut = _Convolution(block.shortcut, None, kind) if block.has_projection else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn1(x)
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        for conv in self.inner:
+            out = conv(out)
+        return self.last(out, shortcut)
+
+
+class _ScaleShiftRelu(nn.Module):
+    """What a BN does in evaluation, and ReLU."""
+
+    def __init__(self, bn: nn.Module) -> None:
+        super().__init__()
+        self.scale, self.shift = _as_scale_and_shift(bn)
+        self.fast = capable() and unavailable() is None and len(self.scale) % 16 == 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fast and x.dtype == torch.bfloat16:
+            return scale_shift_relu(x.contiguous(memory_format=torch.channels_last), self.scale, self.shift)
+        return F.relu(x * self.scale[:, None, None] + self.shift[:, None, None]).to(x.dtype)
+
+
+class _Convolution(nn.Module):
+    """With the BN and ReLU after it, or plus a shortcut; the weight as oneDNN wants it for the first size it meets."""
+
+    def __init__(self, conv: nn.Module, bn: nn.Module | None, kind: torch.dtype, factor: float = 1.0) -> None:
+        super().__init__()
+        assert isinstance(conv, nn.Conv2d) and isinstance(conv.padding, tuple)
+        weight, self.bias = conv.weight.detach() * factor, None
+        if bn is not None:
+            scale, shift = _as_scale_and_shift(bn)
+            weight, self.bias = weight * scale[:, None, None, None], shift.to(kind)
+        self.weight = weight.to(kind, memory_format=torch.channels_last)
+        self.relu = bn is not None
+        self.geometry = (list(conv.padding), list(conv.stride), [1, 1], 1)
+        self.laid_out: dict[torch.Size, Tensor] = {}
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        if x.shape not in self.laid_out:
+            if len(self.laid_out) >= 8:  # of many batch sizes the first are kept
+                return self._plain(x, shortcut)
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self.laid_out[x.shape] = reorder(self.weight, *self.geometry, list(x.shape))
+        weight = self.laid_out[x.shape]
+        if shortcut is None:
+            activation = "relu" if self.relu else "none"
+            return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, activation, [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, shortcut, weight, self.bias, *self.geometry, "add", 1.0, None, [], None
+        )
+
+    def _plain(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        out = F.conv2d(x, self.weight, self.bias, self.geometry[1], self.geometry[0])
+        out = F.relu(out) if self.relu else out
+        return out if shortcut is None else out + shortcut
+
+
+def _as_scale_and_shift(bn: nn.Module) -> tuple[Tensor, Tensor]:
+    """In fp32: evaluation computes x * scale + shift."""
+    assert isinstance(bn, nn.BatchNorm2d) and bn.running_var is not None and bn.running_mean is not None
+    scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps)).detach().float()
+    return scale, (bn.bias - bn.running_mean * scale).detach().float()
+
+
+class _Rounded(nn.Module):
+    """Any network, under bf16 autocast and in channels_last layout."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self.network(x.contiguous(memory_format=torch.channels_last))
+        return logits.float()
+
+    @torch.inference_mode()
+    def features(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            found: Tensor = self.network.features(x.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+        return found.float()
+
+
+def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, str]:
+    """The network as it answers soonest on its device, and in a word how: "as it is", "bf16", "folded", "folded bf16".
+
+    What changes the logits of noise by more than 2% is left out. The others are timed, one image and 64 at a time, the
+    first time that a network of this name is prepared here; the choice is kept in the cache.
+    """
+    device = next(network.parameters()).device
+    candidates: dict[str, nn.Module] = {"as it is": network}
+    if multiplies_bf16(device):
+        candidates["bf16"] = _Rounded(copy.deepcopy(network).to(memory_format=torch.channels_last))
+    if isinstance(network, WideResNet) and device.type == "cpu":
+        candidates["folded"] = FoldedWRN(network, torch.float32)
+        if multiplies_bf16(device):
+            candidates["folded bf16"] = FoldedWRN(network)
+    noise = torch.randn(64, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(device)
+    with torch.inference_mode():
+        exact = network(noise[:8])
+        good = {
+            how: candidate
+            for how, candidate in candidates.items()
+            if torch.linalg.vector_norm(candidate(noise[:8]) - exact) <= 0.02 * torch.linalg.vector_norm(exact)
+        }
+    facts = [name, image_size, str(device), torch.get_num_threads(), torch.__version__, torch.cpu.get_capabilities()]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    kept = cache_dir() / "inference" / f"{key}.json"
+    with suppress(OSError, ValueError, KeyError):
+        how = json.loads(kept.read_text(encoding="utf-8"))["how"]
+        return good[how], how
+    with torch.inference_mode():
+        seconds = {how: _seconds(candidate, noise[:1]) * _seconds(candidate, noise) for how, candidate in good.items()}
+    how = min(seconds, key=seconds.__getitem__)
+    with suppress(OSError):  # a cache that cannot be written costs the time again
+        write_json(kept, {"how": how, "network": name})
+    return good[how], how
+
+
+def _seconds(network: nn.Module, x: Tensor) -> float:
+    found = []
+    for _ in range(7):
+        clock = time.perf_counter()
+        network(x)[0, 0].item()  # waits for a GPU too
+        found.append(time.perf_counter() - clock)
+    return sorted(found)[3]
