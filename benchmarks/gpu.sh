@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Everything here that wants a GPU, in order of value: tests, benchmarks, then runs of the paper's networks.
+#
+#   benchmarks/gpu.sh OUT [DATA]
+#
+# Works for at most SLICE seconds (default 520), then packs what there is into OUT/results.tar.gz (without weights, so a
+# few MB). Run it again to go on where it stopped, until it says "all done". Needs no network and no installer: PYTHON
+# (default python3) must have torch, numpy, safetensors, tyro and what else pyproject.toml names; DATA is a data set that
+# `wrn train` takes offline (default: cifar10, prepared before). DEVICE (default cuda) may be cpu, to try the script.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
+data=${2:-cifar10} device=${DEVICE:-cuda} python=${PYTHON:-python3} slice=${SLICE:-520}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} WRN_CACHE_DIR=${WRN_CACHE_DIR:-$out/cache}
+
+pack() {
+    (cd "$out" && find . -name cache -prune -o -type f \
+        \( -name '*.json' -o -name '*.jsonl' -o -name '*.log' -o -name '*.svg' -o -name '*.failed' \) -print0 |
+        tar --null -czf results.tar.gz -T -)
+    echo "$1; packed: $out/results.tar.gz ($(du -h "$out/results.tar.gz" | cut -f1))"
+}
+
+# step NAME COMMAND...: once; what is cut off goes on in the next slice, what fails is noted and not tried again
+step() {
+    local name=$1 left=$((slice - SECONDS)) code
+    shift
+    if [ -e "$out/$name.done" ] || [ -e "$out/$name.failed" ]; then return; fi
+    if [ "$left" -lt 20 ]; then
+        pack "this slice is over: run it again"
+        exit 0
+    fi
+    echo "$name ($left s left)"
+    timeout --signal=TERM --kill-after=15 "$left" "$@" >>"$out/$name.log" 2>&1
+    code=$?
+    case $code in
+    0) touch "$out/$name.done" ;;
+    124 | 137 | 143)
+        pack "$name was cut off: run it again"
+        exit 0
+        ;;
+    *)
+        echo "exit status $code" >"$out/$name.failed"
+        tail -n 3 "$out/$name.log"
+        ;;
+    esac
+}
+
+wrn() { # a step of our own command
+    local name=$1
+    shift
+    step "$name" "$python" -m wrn "$@"
+}
+
+if [ "$device" != cpu ]; then step tests "$python" -m pytest -q -n0 -m gpu; fi
+for model in wrn-28-10 wrn-40-4 wrn-16-4; do
+    wrn "train-$model" bench train "$model" --compare --device "$device" --out "$out/train-$model.json"
+    if [ "$device" != cpu ]; then
+        wrn "train-compiled-$model" bench train "$model" --compile --device "$device" --out "$out/train-compiled-$model.json"
+    fi
+done
+wrn infer bench infer wrn-16-4 wrn-28-10 --device "$device" --out "$out/infer.json"
+wrn memory bench memory wrn-28-10 --batch-size 128 --device "$device" --out "$out/memory.json"
+wrn data bench data wrn-16-4 --device "$device" --out "$out/data.json"
+wrn fig4 bench fig4 --device "$device" --out "$out/fig4.json"
+
+# Tables 2, 4 and 5, cheap networks first; EPOCHS shortens them, to try the script
+epochs=${EPOCHS:+--epochs $EPOCHS}
+for model in wrn-16-4 wrn-40-1 wrn-40-2 wrn-16-8 wrn-40-4 wrn-22-8 wrn-28-10; do
+    # shellcheck disable=SC2086  # none, or two words
+    wrn "run-$model" train "$model" --data "$data" --device "$device" --out "$out/$model" $epochs
+done
+pack "all done"

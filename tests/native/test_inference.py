@@ -1,0 +1,126 @@
+"""Networks prepared for use alone answer as the ones they were made from."""
+
+import numpy as np
+import pytest
+import torch
+
+import wrn
+from wrn.native.inference import FoldedWRN, fastest
+from wrn.native.library import multiplies_bf16
+from wrn.training.precision import choose
+
+
+def trained(name, **fields):
+    """With running statistics, scales and shifts as training leaves them: all different."""
+    network = wrn.create_model(name, num_classes=10, seed=0, **fields)
+    generator = torch.Generator().manual_seed(1)
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(generator=generator)
+            part.running_var.uniform_(0.5, 2, generator=generator)
+            part.weight.data.uniform_(0.5, 1.5, generator=generator)
+            part.bias.data.normal_(generator=generator)
+    return network.eval()
+
+
+def distance(ours, exact):
+    return (torch.linalg.vector_norm(ours.double() - exact) / torch.linalg.vector_norm(exact)).item()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("wrn-10-2", {}),
+        ("wrn-13-1-b313", {}),
+        ("wrn-16-0.5", {}),
+        ("wrn-10-2", {"dropout": 0.3}),
+        ("wrn-16-1", {"drop_path": 0.5}),
+        ("wrn-16-1", {"drop_path": 0.5, "drop_path_per": "sample"}),
+    ],
+)
+def test_folded_is_unfolded(name, fields):
+    network, images = trained(name, **fields), torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact, features = network.double()(images.double()), network.features(images.double())
+    network.float()
+    folded, rounded = FoldedWRN(network, torch.float32), FoldedWRN(network, torch.bfloat16)
+    assert distance(folded(images), exact) < 1e-5
+    assert distance(folded.features(images), features) < 1e-5
+    assert folded(images).dtype == rounded(images).dtype == torch.float32
+    assert distance(rounded(images), exact) < 0.02
+    for size in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 5):  # more batch sizes than weights are laid out for
+        assert distance(folded(images.repeat(3, 1, 1, 1)[:size]), exact.repeat(3, 1)[:size]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "pre-resnet-11-cifar", "nin"])
+def test_the_fastest_is_chosen_once_and_near_enough(name, empty_cache):
+    network = trained(name)
+    found, how = fastest(network, name, 32)
+    assert how in ("as it is", "bf16", "folded", "folded bf16")
+    assert len(list(empty_cache.rglob("inference/*.json"))) == 1
+    images = torch.randn(8, 3, 32, 32)
+    with torch.no_grad():
+        assert distance(found(images), network(images).double()) < 0.03
+        assert found.features(images).shape == network.features(images).shape
+    assert fastest(network, name, 32)[1] == how, "the second time from the cache"
+
+
+@pytest.mark.skipif(not multiplies_bf16(torch.device("cpu")), reason="needs a processor that multiplies bf16")
+def test_what_rounding_would_spoil_is_left_as_it_is(empty_cache):
+    network = trained("wrn-10-1")
+    with torch.no_grad():
+        network.fc.weight.mul_(1e-4)
+        network.fc.bias.copy_(torch.linspace(-1e-7, 1e-7, 10))
+        network.fc.weight.sub_(network.fc.weight.mean(1, keepdim=True) * 1.0)
+        network.bn.bias.fill_(1e6)  # what is common to all channels, which the classifier ignores, takes all bits
+    assert "bf16" not in fastest(network, "wrn-10-1", 32)[1]
+
+
+def test_a_run_answers_the_same_when_optimised(run_wrn, tmp_path):
+    words = ("train", "wrn-10-1", "--data", "digits", "--epochs", 4, "--out", "run")
+    assert run_wrn(*words)[0] == 0
+    plain, quick = wrn.load(tmp_path / "run"), wrn.load(tmp_path / "run", optimize=True)
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype="uint8")
+    assert (plain.predict(pictures) - quick.predict(pictures)).abs().max() < 0.05
+    code, out, err = run_wrn("eval", "run", "--optimize", "--json")
+    assert code == 0, err
+    assert '"test_error"' in out
+    assert (
+        abs(
+            wrn.prediction.evaluate_run(tmp_path / "run", optimize=True)["test_error"]
+            - wrn.Run(tmp_path / "run").result["test_error"]
+        )
+        < 1.5
+    )
+
+
+def test_low_memory_has_the_same_bits_and_keeps_less():
+    try:
+        executions = {memory: choose("cpu", "bf16", memory=memory) for memory in ("normal", "low")}
+    except ValueError:
+        pytest.skip("needs the kernels")
+    if not executions["low"].native:
+        pytest.skip("needs the kernels")
+    recipe = wrn.recipe("wrn-10-2", data="digits", dropout=0.0)
+    images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
+    found, kept = {}, {}
+    for memory, execution in executions.items():
+        network = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+        sizes = {}
+
+        def pack(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), execution.autocast():
+            loss = torch.nn.functional.cross_entropy(network(execution.arrange(images)).float(), labels)
+        loss.backward()
+        found[memory] = [parameter.grad for parameter in network.parameters()]
+        kept[memory] = sum(sizes.values())
+    assert all(torch.equal(a, b) for a, b in zip(found["normal"], found["low"], strict=True))
+    assert kept["low"] < 0.65 * kept["normal"]
+
+
+def test_low_memory_needs_something_that_saves_it(run_wrn):
+    code, _, err = run_wrn("train", "wrn-10-1", "--data", "digits", "--precision", "fp32", "--memory", "low")
+    assert (code, "memory low: needs our kernels" in err) == (2, True)

@@ -1,0 +1,80 @@
+"""The benchmark's contestants do the same work, and its figures are consistent."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import wrn
+from wrn.benchmark.baselines import UsualWRN, batches
+from wrn.benchmark.timing import alternate, summary
+
+
+def test_the_usual_network_is_the_same_network():
+    ours, usual = wrn.create_model("wrn-16-2", num_classes=10, seed=0), UsualWRN(16, 2, 10)
+    usual.load_state_dict(dict(zip(usual.state_dict(), ours.state_dict().values(), strict=True)))
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(usual.train()(images), ours.train()(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(usual.eval()(images), ours.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+def test_the_usual_pictures_are_crops_of_the_padded_ones():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
+    loaded, labels = next(batches(images, np.array([4, 5, 6]), 3, workers=0))
+    mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
+    pixels = np.rint((loaded.permute(0, 2, 3, 1).numpy() * std + mean) * 255).astype("uint8")
+    for picture, label in zip(pixels, labels.tolist(), strict=True):
+        padded = np.pad(images[label - 4], ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        crops = [padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
+        assert any(np.array_equal(picture, crop) or np.array_equal(picture, crop[:, ::-1]) for crop in crops)
+
+
+def test_contestants_take_turns_and_medians_count():
+    order = []
+    seconds = alternate(
+        {"a": lambda: order.append("a"), "b": lambda: (order.append("b"), time.sleep(0.02))[0]}, 3, turn=0.0
+    )
+    assert order == ["a", "a", "b", "b"] + ["a", "a", "b", "b"] * 3
+    assert min(seconds["b"]) > 0.02 > max(seconds["a"])
+    assert summary([0.3, 0.1, 0.2]) == {"ms": 200, "ms_min": 100, "ms_max": 300}
+
+
+def test_bench_train(run_wrn, tmp_path):
+    words = ("bench", "train", "wrn-10-1", "--compare", "--rounds", 1, "--batch-size", 32)
+    code, out, err = run_wrn(*words, "--json", "--out", tmp_path / "found.json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert json.loads((tmp_path / "found.json").read_text()) == found
+    own, *others = found["rows"]
+    assert [row["contestant"][:5] for row in found["rows"]] == ["wrn", "usual", "usual"]
+    for row in others:
+        assert own[f"times {row['contestant']}"] == pytest.approx(row["ms"] / own["ms"], abs=0.006)
+    assert 0 < own["share_of_bare_convolutions"] < 1
+    assert own["images_per_second"] == pytest.approx(32_000 / own["ms"], rel=0.01)
+
+
+def test_bench_infer_prints_a_table(run_wrn):
+    code, out, err = run_wrn("bench", "infer", "wrn-10-1", "--rounds", 1)
+    assert code == 0, err
+    header, *rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| ")]
+    assert "times eager fp32" in [cell.strip() for cell in header]
+    assert len(rows) >= 4
+    assert all(len(row) == len(header) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("train", "wrn-13-1-b313", "--compare"), "blocks B(3,3)"),
+        (("train", "--rounds", 0), "at least 1"),
+        (("infer", "--compare"), "no use for --compare"),
+        (("fig4", "wrn-16-4"), "leave the models out"),
+        (("train", "wrn-10-1", "--batch-size", 9999), "lower it"),
+        (("train", "wrn-11-1"), "the nearest is"),
+    ],
+)
+def test_what_makes_no_sense_is_told(words, says, run_wrn):
+    code, _, err = run_wrn("bench", *words)
+    assert (code, says in err) == (2, True), err
