@@ -188,7 +188,7 @@ def test_whole_images_without_a_matrix_are_their_formula(kind, tmp_path):
 
 def test_runs_with_them_can_be_used_alone(tmp_path, run_wrn):
     for kind in ("gcn", "gcn-mean", "pixel-mean"):
-        recipe = wrn.recipe("wrn-10-1", data="digits", preprocess=kind, epochs=1, image_size=8, pad=2)
+        recipe = wrn.recipe("wrn-10-1", data="digits", preprocess=kind, epochs=1, image_size=8)
         run = wrn.train(recipe, tmp_path / kind, device="cpu", precision="fp32", quiet=True)
         data = wrn.dataset(recipe)
         pixels, _ = data.test.pixels(slice(0, 9))

@@ -131,7 +131,7 @@ def cosines(found, exact):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_are_as_near_to_fp32_as_torchs(name):
-    """Of first weights, whose gradients cancel most."""
+    """Of first weights, whose gradients cancel most, so that rounding alone turns them, torch's own by chance as ours."""
     recipe = wrn.recipe(name, data="digits")
     images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
     network = wrn.network_of(recipe, 10, seed=0)
@@ -139,7 +139,7 @@ def test_gradients_are_as_near_to_fp32_as_torchs(name):
     ours, kept = gradients(network, recipe, images, labels, "bf16", True)
     torchs = cosines(gradients(network, recipe, images, labels, "bf16", False)[0], exact)
     for tensor, cosine in cosines(ours, exact).items():
-        assert cosine > torchs[tensor] - 0.02, tensor
+        assert 1 - cosine < 2 * (1 - torchs[tensor]) + 0.01, tensor
     for buffer, value in statistics.items():
         torch.testing.assert_close(kept[buffer], value, rtol=0.02, atol=0.01)
 
