@@ -131,7 +131,7 @@ def cosines(found, exact):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_are_as_near_to_fp32_as_torchs(name):
-    """Of first weights, whose gradients cancel most, so that rounding alone turns them, torch's own by chance as ours."""
+    """Of first weights, whose gradients cancel most, so that rounding alone turns them."""
     recipe = wrn.recipe(name, data="digits")
     images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
     network = wrn.network_of(recipe, 10, seed=0)
