@@ -30,7 +30,7 @@ static inline void store(bf16* p, __m512 v) {  // rounds to nearest even
 // any number of threads.
 static const int64_t SLAB = 512;
 
-// Both passes go over `f(row, offset)` for 16 channels at a time; two sums a channel come out, of `rows` terms each.
+// Two sums for each channel, to which `terms(row, channel, a, b)` adds those of 16 channels at a time.
 template <typename Terms>
 static void sums(int64_t rows, int64_t channels, double* first, double* second, Terms terms) {
     int64_t slabs = (rows + SLAB - 1) / SLAB;
@@ -79,7 +79,8 @@ static void statistics(int64_t rows, int64_t channels, const float* start, float
 extern "C" void bn_statistics(const bf16* x, int64_t rows, int64_t channels, float* mean, float* variance) {
     std::vector<float> start(channels);
     for (int64_t c = 0; c < channels; c += 16) _mm512_storeu_ps(&start[c], load(x + c));
-    statistics(rows, channels, start.data(), mean, variance, [=](int64_t r, int64_t c) { return load(x + r * channels + c); });
+    auto value = [=](int64_t r, int64_t c) { return load(x + r * channels + c); };
+    statistics(rows, channels, start.data(), mean, variance, value);
 }
 
 // s = a + b, and the statistics of s for the BN that comes next.
@@ -102,12 +103,13 @@ extern "C" void scale_shift_relu(
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < channels; c += 16) {
-            __m512 v = _mm512_fmadd_ps(load(x + r * channels + c), _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c));
+            __m512 v = load(x + r * channels + c);
+            v = _mm512_fmadd_ps(v, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c));
             store(y + r * channels + c, _mm512_max_ps(zero, v));  // in this order a NaN stays one
         }
 }
 
-// From the gradient of y to those of x, and of BN's scale and shift, in two passes; whether ReLU was open is found again.
+// From the gradient of y to those of x and of BN's scale and shift, in two passes; ReLU is found again.
 // `more`, if not null, is added: the gradient of x from elsewhere.
 extern "C" void bn_relu_backward(
     const bf16* dy, const bf16* x, const bf16* more, bf16* dx, int64_t rows, int64_t channels, const float* mean,
@@ -169,7 +171,10 @@ static void configure_tiles() {
 }
 
 // Ask the kernel of the system for AMX; 0 if it may be used.
-extern "C" int request_amx() { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */); }
+extern "C" int request_amx() {
+    const int arch_req_xcomp_perm = 0x1023, xtiledata = 18;
+    return (int)syscall(SYS_arch_prctl, arch_req_xcomp_perm, xtiledata);
+}
 
 // Interleave images 2j and 2j + 1 of one place, 16 channels: 16 rows of 32 bf16.
 static inline void interleaved(const bf16* from, int64_t image_stride, int64_t images, __m512i* rows) {
@@ -178,8 +183,9 @@ static inline void interleaved(const bf16* from, int64_t image_stride, int64_t i
         16, 0);
     const __m256i none = _mm256_setzero_si256();
     for (int64_t j = 0; j < 16; j++) {
-        __m256i even = 2 * j < images ? _mm256_loadu_si256((const __m256i*)(from + 2 * j * image_stride)) : none;
-        __m256i odd = 2 * j + 1 < images ? _mm256_loadu_si256((const __m256i*)(from + (2 * j + 1) * image_stride)) : none;
+        const bf16* pair = from + 2 * j * image_stride;
+        __m256i even = 2 * j < images ? _mm256_loadu_si256((const __m256i*)pair) : none;
+        __m256i odd = 2 * j + 1 < images ? _mm256_loadu_si256((const __m256i*)(pair + image_stride)) : none;
         rows[j] = _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(even), odd, 1));
     }
 }
@@ -285,18 +291,21 @@ struct Plan {
     int64_t rows, in_rows, chunks;  // rows of dy and of x in a chunk
     int64_t parts, sharers, outs;   // outs: the most 16s of output channels that one thread has
 
-    Plan(int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t threads)
+    Plan(
+        int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int64_t kernel, int64_t stride,
+        int64_t threads)
         : images(images), height(height), width(width), in(in), out(out), kernel(kernel), stride(stride) {
         out_height = (height + 2 * (kernel / 2) - kernel) / stride + 1;
         out_width = (width + 2 * (kernel / 2) - kernel) / stride + 1;
         rows = std::min(out_height, std::max<int64_t>(1, 256 / out_width));  // for the second cache
         in_rows = (rows - 1) * stride + kernel;
-        chunks = (images + 31) / 32 * ((out_height + rows - 1) / rows);
+        chunks = (images + 31) / 32 * chunks_per_image();
         bool large = kernel * kernel * in * out > 1 << 18;  // so that every thread's own would take long to add up
         sharers = large ? 1 : std::min(threads, chunks);
         parts = std::min(threads / sharers, out / 16);
         outs = (out / 16 + parts - 1) / parts;
     }
+    int64_t chunks_per_image() const { return (out_height + rows - 1) / rows; }
     int64_t packed_dy() const { return TILE * outs * rows * out_width; }
     int64_t packed_x() const { return TILE * (in / 16) * in_rows * width; }
     int64_t size() const { return kernel * kernel * in * out; }
@@ -310,67 +319,77 @@ extern "C" int64_t weight_gradient_scratch(
     return Plan(images, height, width, in, out, kernel, stride, threads).scratch();
 }
 
-// dw (channels out, k, k, channels in) of a convolution of k x k, 1 or 3, padded by k / 2.
+// One thread's share: output channels from `begin` to `end` (in 16s), every so many chunks from `sharer` on, into `dw`.
+static void share_of(
+    const Plan& p, const bf16* x, const bf16* dy, float* dw, bf16* packed_dy, bf16* packed_x, int64_t sharer,
+    int64_t begin, int64_t end) {
+    const int64_t ins = p.in / 16, taps = p.kernel * p.kernel, pad = p.kernel / 2, per_image = p.chunks_per_image();
+    const int64_t dy_block = TILE * p.rows * p.out_width, x_block = TILE * p.in_rows * p.width;
+    for (int64_t chunk = sharer; chunk < p.chunks; chunk += p.sharers) {
+        const int64_t n = chunk / per_image * 32, top = chunk % per_image * p.rows, in_top = top * p.stride - pad;
+        const int64_t count = std::min<int64_t>(32, p.images - n), rows = std::min(p.rows, p.out_height - top);
+        for (int64_t place = 0; place < rows * p.out_width; place++) {
+            const bf16* from = dy + ((n * p.out_height + top) * p.out_width + place) * p.out;
+            for (int64_t c = begin; c < end; c++) {
+                __m512i* tile = (__m512i*)(packed_dy + (c - begin) * dy_block + place * TILE);
+                interleaved(from + 16 * c, p.out_height * p.out_width * p.out, count, tile);
+                transpose(tile);
+            }
+        }
+        for (int64_t place = 0; place < ((rows - 1) * p.stride + p.kernel) * p.width; place++) {
+            const int64_t row = in_top + place / p.width;
+            if (row < 0 || row >= p.height) continue;
+            const bf16* from = x + ((n * p.height + row) * p.width + place % p.width) * p.in;
+            for (int64_t c = 0; c < ins; c++) {
+                __m512i* tile = (__m512i*)(packed_x + c * x_block + place * TILE);
+                interleaved(from + 16 * c, p.height * p.width * p.in, count, tile);
+            }
+        }
+        const bool first = chunk == sharer;
+        for (int64_t b = 0; b < ins; b += 2)
+            for (int64_t a = begin; a < end; a++)
+                for (int64_t ky = 0; ky < p.kernel; ky++) {
+                    int64_t low = 0, high = rows;  // the rows of dy whose row of x at this tap lies inside
+                    while (low < rows && in_top + low * p.stride + ky < 0) low++;
+                    while (high > low && in_top + (high - 1) * p.stride + ky >= p.height) high--;
+                    const bf16* from_dy = packed_dy + (a - begin) * dy_block + low * p.out_width * TILE;
+                    const bf16* from_x = packed_x + b * x_block + (low * p.stride + ky) * p.width * TILE;
+                    float* to = dw + (16 * a * taps + ky * p.kernel) * p.in + 16 * b;
+                    const int64_t x_row = p.stride * p.width * TILE;
+                    if (p.kernel == 3)
+                        (b + 1 < ins ? multiply_row<2> : multiply_row<1>)(
+                            from_dy, from_x, x_block, high - low, p.out_width, x_row, p.width, p.stride, to, p.in,
+                            taps * p.in, first);
+                    else
+                        (b + 1 < ins ? multiply_point<2> : multiply_point<1>)(
+                            from_dy, from_x, x_block, high - low, p.out_width, x_row, p.stride, to, taps * p.in, first);
+                }
+    }
+}
+
+// dw (channels out, k, k, channels in) of a convolution of k x k, 1 or 3, padded by k / 2. The same bits for the same
+// `threads`, whether or not the system gives that many.
 extern "C" void weight_gradient(
     const bf16* x, const bf16* dy, float* dw, bf16* scratch, int64_t images, int64_t height, int64_t width, int64_t in,
     int64_t out, int64_t kernel, int64_t stride, int64_t threads) {
     const Plan p(images, height, width, in, out, kernel, stride, threads);
-    const int64_t pad = kernel / 2, taps = kernel * kernel, ins = in / 16, places = p.rows * p.out_width;
-    float* others = (float*)(scratch + p.sharers * p.parts * (p.packed_dy() + p.packed_x()));
-#pragma omp parallel num_threads(p.sharers* p.parts)
+    const int64_t shares = p.sharers * p.parts, packed = p.packed_dy() + p.packed_x();
+    float* others = (float*)(scratch + shares * packed);
+#pragma omp parallel num_threads(shares)
     {
         configure_tiles();
-        const int64_t thread = omp_get_thread_num(), sharer = thread % p.sharers, part = thread / p.sharers;
-        const int64_t out_begin = out / 16 * part / p.parts, out_end = out / 16 * (part + 1) / p.parts;
-        bf16 *packed_dy = scratch + thread * (p.packed_dy() + p.packed_x()), *packed_x = packed_dy + p.packed_dy();
-        const int64_t x_block = TILE * p.in_rows * width, per_image = (p.out_height + p.rows - 1) / p.rows;
-        float* mine = sharer == 0 ? dw : others + (sharer - 1) * p.size();
-        for (int64_t chunk = sharer; chunk < p.chunks; chunk += p.sharers) {
-            const int64_t n = chunk / per_image * 32, top = chunk % per_image * p.rows;
-            const int64_t count = std::min<int64_t>(32, images - n), rows = std::min(p.rows, p.out_height - top);
-            const int64_t in_top = top * stride - pad;  // may lie outside
-            for (int64_t place = 0; place < rows * p.out_width; place++) {
-                const bf16* from = dy + ((n * p.out_height + top) * p.out_width + place) * out;
-                for (int64_t c = out_begin; c < out_end; c++) {
-                    __m512i tile[16];
-                    interleaved(from + 16 * c, p.out_height * p.out_width * out, count, tile);
-                    transpose(tile);
-                    std::memcpy(packed_dy + ((c - out_begin) * places + place) * TILE, tile, sizeof(tile));
-                }
-            }
-            for (int64_t place = 0; place < ((rows - 1) * stride + kernel) * width; place++) {
-                const int64_t row = in_top + place / width;
-                if (row < 0 || row >= height) continue;
-                const bf16* from = x + ((n * height + row) * width + place % width) * in;
-                for (int64_t c = 0; c < ins; c++)
-                    interleaved(
-                        from + 16 * c, height * width * in, count, (__m512i*)(packed_x + c * x_block + place * TILE));
-            }
-            const bool first = chunk == sharer;
-            for (int64_t b = 0; b < ins; b += 2)
-                for (int64_t a = out_begin; a < out_end; a++)
-                    for (int64_t ky = 0; ky < kernel; ky++) {
-                        // Rows of dy whose row of x at this tap lies inside
-                        int64_t begin = 0, end = rows;
-                        while (begin < rows && in_top + begin * stride + ky < 0) begin++;
-                        while (end > begin && in_top + (end - 1) * stride + ky >= height) end--;
-                        const bf16* from_dy = packed_dy + ((a - out_begin) * places + begin * p.out_width) * TILE;
-                        const bf16* from_x = packed_x + b * x_block + (begin * stride + ky) * width * TILE;
-                        float* to = mine + (16 * a * taps + ky * kernel) * in + 16 * b;
-                        const int64_t x_row = stride * width * TILE;
-                        if (kernel == 3)
-                            (b + 1 < ins ? multiply_row<2> : multiply_row<1>)(
-                                from_dy, from_x, x_block, end - begin, p.out_width, x_row, width, stride, to, in,
-                                taps * in, first);
-                        else
-                            (b + 1 < ins ? multiply_point<2> : multiply_point<1>)(
-                                from_dy, from_x, x_block, end - begin, p.out_width, x_row, stride, to, taps * in, first);
-                    }
+        for (int64_t share = omp_get_thread_num(); share < shares; share += omp_get_num_threads()) {
+            const int64_t sharer = share % p.sharers, part = share / p.sharers;
+            bf16* packed_dy = scratch + share * packed;
+            share_of(
+                p, x, dy, sharer == 0 ? dw : others + (sharer - 1) * p.size(), packed_dy, packed_dy + p.packed_dy(),
+                sharer, out / 16 * part / p.parts, out / 16 * (part + 1) / p.parts);
         }
         _tile_release();
 #pragma omp barrier
-        const int64_t begin = p.size() * thread / (p.sharers * p.parts), end = p.size() * (thread + 1) / (p.sharers * p.parts);
-        for (int64_t s = 0; s + 1 < p.sharers; s++)
-            for (int64_t i = begin; i < end; i++) dw[i] += others[s * p.size() + i];
+        for (int64_t s = 0; s + 1 < p.sharers; s++) {
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < p.size(); i++) dw[i] += others[s * p.size() + i];
+        }
     }
 }
