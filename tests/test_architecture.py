@@ -24,6 +24,8 @@ FORBIDDEN = {
     "data": {"wrn.models", "wrn.training", "wrn.runs", "wrn.reporting", "wrn.evaluation", "wrn.prediction"},
     "training": {"wrn.prediction", "wrn.cli", "wrn.listing"},
     "evaluation.py": {"wrn.training", "wrn.prediction", "wrn.runs", "wrn.recipes"},
+    "native": {"wrn.models", "wrn.recipes", "wrn.data", "wrn.training", "wrn.runs", "wrn.reporting"},
+    "inference.py": {"wrn.training", "wrn.prediction", "wrn.runs", "wrn.recipes"},
     "weights.py": {"wrn.training", "wrn.prediction", "wrn.evaluation"},
     "reporting": {"torch", "wrn.training", "wrn.models", "wrn.evaluation", "wrn.prediction"},
     "paper": {"torch", "wrn.models", "wrn.data", "wrn.training", "wrn.runs"},

@@ -19,7 +19,7 @@ from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate
-from wrn.native.inference import fastest
+from wrn.inference import fastest
 from wrn.training.precision import choose, forbid_tf32
 
 
@@ -100,7 +100,7 @@ def load(path: str | Path, device: str = "cpu", *, optimize: bool = False) -> Tr
     """The trained network of a finished run (its folder, or its `model.safetensors`), fp32, in evaluation mode.
 
     TF32 is switched off for the process: fp32 means fp32. `optimize`: for use alone, without gradients, as it answers
-    soonest on this machine: in bf16 where that is near enough, BN folded (`wrn.native.inference.fastest`).
+    soonest on this machine: in bf16 where that is near enough, BN folded (`wrn.inference.fastest`).
 
     Raises FileNotFoundError if there is none, wrn.Error if the run is unfinished or the file damaged.
     """

@@ -9,8 +9,8 @@ from torch import nn
 
 import wrn
 from wrn.benchmark.timing import Contestant, alternate, machine, peaks, summary, synchronize, with_allocator
+from wrn.inference import fastest
 from wrn.models.complexity import describe
-from wrn.native.inference import fastest
 from wrn.training.precision import choose
 
 EAGER, ONNX, OURS = "eager fp32", "ONNX Runtime fp32", "wrn, optimised"

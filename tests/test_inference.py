@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import wrn
-from wrn.native.inference import FoldedWRN, fastest
+from wrn.inference import FoldedWRN, fastest
 from wrn.native.library import multiplies_bf16
 from wrn.training.precision import choose
 
