@@ -74,3 +74,5 @@ def test_dsns_own_recipe_cut_short(run_wrn, tmp_path):
     # what the heads know, the companions have found first
     of_companions = [line["train_loss"] for line in run.metrics if run.recipe.stage_at(line["epoch"]) == 0]
     assert of_companions[-1] < 4 * 3.6
+    assert run.metrics[-1]["train_loss"] < 3.6
+    assert run.result["test_error"] < 87, "chance is 90"
