@@ -14,7 +14,7 @@ data=${2:-cifar10} device=${DEVICE:-cuda} python=${PYTHON:-python3} slice=${SLIC
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} WRN_CACHE_DIR=${WRN_CACHE_DIR:-$out/cache}
 
 pack() {
-    (cd "$out" && find . -name cache -prune -o -type f \
+    (cd "$out" && find . \( -name cache -o -name checkpoints \) -prune -o -type f \
         \( -name '*.json' -o -name '*.jsonl' -o -name '*.log' -o -name '*.svg' -o -name '*.failed' \) -print0 |
         tar --null -czf results.tar.gz -T -)
     echo "$1; packed: $out/results.tar.gz ($(du -h "$out/results.tar.gz" | cut -f1))"
@@ -34,7 +34,8 @@ step() {
     code=$?
     case $code in
     0) touch "$out/$name.done" ;;
-    124 | 137 | 143)
+    124 | 137 | 143) # runs go on where they stopped; a benchmark that had a whole slice will never end in one
+        case $name in run-*) ;; *) [ "$left" -lt $((slice - 20)) ] || echo "longer than a slice" >"$out/$name.failed" ;; esac
         pack "$name was cut off: run it again"
         exit 0
         ;;
@@ -58,7 +59,9 @@ for model in wrn-28-10 wrn-40-4 wrn-16-4; do
         wrn "train-compiled-$model" bench train "$model" --compile --device "$device" --out "$out/train-compiled-$model.json"
     fi
 done
-wrn infer bench infer wrn-16-4 wrn-28-10 --device "$device" --out "$out/infer.json"
+for model in wrn-16-4 wrn-28-10; do
+    wrn "infer-$model" bench infer "$model" --device "$device" --out "$out/infer-$model.json"
+done
 wrn memory bench memory wrn-28-10 --batch-size 128 --device "$device" --out "$out/memory.json"
 wrn data bench data wrn-16-4 --device "$device" --out "$out/data.json"
 wrn fig4 bench fig4 --device "$device" --out "$out/fig4.json"
