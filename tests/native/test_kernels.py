@@ -1,6 +1,9 @@
 """The kernels against float64, and networks on them against fp32."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -223,6 +226,34 @@ def test_without_a_compiler_training_goes_on_and_says_what_it_lacks(run_wrn, mon
         assert (code, "native kernels: false failed" in err) == (1, True), err
     finally:
         native.library.cache_clear()
+
+
+def test_no_convolution_of_a_step_falls_back_to_a_slow_implementation(tmp_path):
+    """oneDNN tells which it takes, for layers that are wide enough for its tiles."""
+    words = [
+        "train",
+        "wrn-10-2",
+        "--data",
+        "digits",
+        "--labels",
+        "320",
+        "--epochs",
+        "1",
+        "--precision",
+        "bf16",
+        "--out",
+    ]
+    told = subprocess.run(
+        [sys.executable, "-m", "wrn", *words, str(tmp_path / "run")],
+        env={**os.environ, "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    steps = told.split("epoch 1/1")[0]  # evaluation in fp32 follows
+    taken = [line.split(",")[5:8] for line in steps.splitlines() if ",exec,cpu,convolution," in line]
+    assert {what for _, _, what in taken} >= {"forward_training", "backward_data"}
+    assert all("amx" in implementation for _, implementation, _ in taken), taken
 
 
 def test_kernels_are_for_bf16(run_wrn):
