@@ -69,10 +69,12 @@ def test_bench_infer_prints_a_table(run_wrn):
     [
         (("train", "wrn-13-1-b313", "--compare"), "blocks B(3,3)"),
         (("train", "--rounds", 0), "at least 1"),
-        (("infer", "--compare"), "no use for --compare"),
-        (("fig4", "wrn-16-4"), "leave the models out"),
+        (("infer", "--compare"), "--compare"),
+        (("fig4", "wrn-16-4"), "wrn-16-4"),
         (("train", "wrn-10-1", "--batch-size", 9999), "lower it"),
         (("train", "wrn-11-1"), "the nearest is"),
+        (("memory", "wrn-11-1"), "the nearest is"),
+        (("walk",), "walk"),
     ],
 )
 def test_what_makes_no_sense_is_told(words, says, run_wrn):

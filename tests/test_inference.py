@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import wrn
+from wrn.hardware import multiplies_bf16
 from wrn.inference import FoldedWRN, fastest
-from wrn.native.library import multiplies_bf16
+from wrn.native.library import capable
 from wrn.training.precision import choose
 
 
@@ -94,13 +95,9 @@ def test_a_run_answers_the_same_when_optimised(run_wrn, tmp_path):
     )
 
 
+@pytest.mark.skipif(not capable(), reason="needs a processor with AVX512-BF16")
 def test_low_memory_has_the_same_bits_and_keeps_less():
-    try:
-        executions = {memory: choose("cpu", "bf16", memory=memory) for memory in ("normal", "low")}
-    except ValueError:
-        pytest.skip("needs the kernels")
-    if not executions["low"].native:
-        pytest.skip("needs the kernels")
+    executions = {memory: choose("cpu", "bf16", native=True, memory=memory) for memory in ("normal", "low")}
     recipe = wrn.recipe("wrn-10-2", data="digits", dropout=0.0)
     images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
     found, kept = {}, {}

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from wrn.cli import GROUPS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -34,8 +36,9 @@ def test_commands_and_flags_exist(run_wrn):
     ]
     for words in commands:
         words = words[words.index("wrn") + 1 :]
-        help_text = run_wrn(words[0], "--help")[1]
-        for word in words[1:]:
+        command = words[:2] if words[0] in GROUPS else words[:1]
+        help_text = run_wrn(*command, "--help")[1]
+        for word in words:
             assert not word.startswith("--") or word in help_text, (words, word)
 
 

@@ -14,16 +14,27 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from wrn.data.catalog import AUGMENTATIONS, PREPROCESSING, Augment, Preprocess
+from wrn.benchmark.commands import BENCH_COMMANDS, bench
 from wrn.errors import Error, UsageError, unknown
+from wrn.options import (
+    Aug,
+    DataName,
+    Device,
+    ImageSize,
+    Json,
+    Native,
+    Optimize,
+    Precision,
+    Prep,
+    Root,
+    RunPath,
+    Workers,
+    option,
+    truth,
+)
 from wrn.recipes import Recipe, recipe
 
 _SET_ELSEWHERE = ("recipe", "model", "data")
-
-
-def _option(meaning: str, metavar: str | None = None) -> Any:
-    """The help of one option, whose default the text itself tells."""
-    return arg(metavar=metavar, help=meaning, help_behavior_hint="")
 
 
 _METAVARS: dict[Any, str] = {
@@ -44,7 +55,7 @@ def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
     help_ = f"{field.metadata['meaning']} (default: the recipe's)"
     if kind is bool:
         kind = Literal["true", "false"]
-    return Annotated[kind | None, _option(help_, metavar)]
+    return Annotated[kind | None, option(help_, metavar)]
 
 
 _HINTS = get_type_hints(Recipe)
@@ -54,47 +65,28 @@ RecipeFlags = dataclasses.make_dataclass(
 )
 
 
-Device = Annotated[str | None, _option("where to compute (default: the fastest here)", "cpu|cuda|cuda:1|mps")]
-Precision = Annotated[
-    Literal["fp32", "bf16"] | None, _option("arithmetic of training (default: the fastest here)", "fp32|bf16")
-]
-Root = Annotated[str | None, _option("a folder that has the data set's files already", "FOLDER")]
-Workers = Annotated[int | None, _option("threads or processes that decode pictures (default: all cores)", "INT")]
-DataName = Annotated[Positional[str], _option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")]
-ImageSize = Annotated[int | None, _option("side of the square images (default: the recipe's)", "INT")]
-Prep = Annotated[Preprocess | None, _option("default: the recipe's", "|".join(PREPROCESSING))]
-Aug = Annotated[Augment | None, _option("default: the recipe's", "|".join(AUGMENTATIONS))]
-RunPath = Annotated[Positional[str], _option("a finished run's folder, or its model.safetensors", "RUN")]
-Native = Annotated[
-    Literal["true", "false"] | None,
-    _option("our own kernels, for bf16 on a CPU with AMX; need a C++ compiler (default: if possible)", "true|false"),
-]
-Optimize = Annotated[bool, _option("as it is fastest on this machine: bf16 where that is near enough, BN folded")]
-Json = Annotated[bool, _option("print JSON")]
-
-
 def train(
-    model: Annotated[Positional[str | None], _option("such as wrn-28-10; see `wrn list models`", "MODEL")] = None,
+    model: Annotated[Positional[str | None], option("such as wrn-28-10; see `wrn list models`", "MODEL")] = None,
     flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
-    data: Annotated[str | None, _option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")] = None,
+    data: Annotated[str | None, option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")] = None,
     recipe_: Annotated[
         str, arg(name="recipe", metavar="NAME", help="see `wrn list recipes`; own: that of the network's own paper")
     ] = "paper",
     seed: Annotated[int, arg(help="what every random draw follows from")] = 0,
     device: Device = None,
     precision: Precision = None,
-    compile: Annotated[bool, _option("compile the network first (needs a C++ compiler)")] = False,
+    compile: Annotated[bool, option("compile the network first (needs a C++ compiler)")] = False,
     native: Native = None,
     memory: Annotated[
         Literal["normal", "low"] | None,
-        _option("low: compute a part of the activations twice instead of keeping them (default: normal)", "normal|low"),
+        option("low: compute a part of the activations twice instead of keeping them (default: normal)", "normal|low"),
     ] = None,
     workers: Workers = None,
     root: Root = None,
-    keep_every: Annotated[int | None, _option("keep every so many epochs' checkpoint for good", "EPOCHS")] = None,
-    out: Annotated[str | None, _option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
-    fresh: Annotated[bool, _option("start over, whatever lies in the run folder")] = False,
+    keep_every: Annotated[int | None, option("keep every so many epochs' checkpoint for good", "EPOCHS")] = None,
+    out: Annotated[str | None, option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
+    fresh: Annotated[bool, option("start over, whatever lies in the run folder")] = False,
 ) -> None:
     """Train a network, or continue; without arguments, a small one on real digits."""
     if (model is None) != (data is None):
@@ -112,7 +104,7 @@ def train(
         device=device,
         precision=precision,
         compile=compile or None,
-        native=native and native == "true",
+        native=truth(native),
         memory=memory,
         workers=workers,
         root=root,
@@ -124,7 +116,7 @@ def train(
 def evaluate(
     run: RunPath,
     *,
-    data: Annotated[str | None, _option("another data set with the same classes (default: the run's)", "DATA")] = None,
+    data: Annotated[str | None, option("another data set with the same classes (default: the run's)", "DATA")] = None,
     device: Device = None,
     optimize: Optimize = False,
     json: Json = False,
@@ -146,7 +138,7 @@ def evaluate(
 
 def predict(
     run: RunPath,
-    images: Annotated[Positional[tuple[str, ...]], _option("picture files", "IMAGE [IMAGE ...]")],
+    images: Annotated[Positional[tuple[str, ...]], option("picture files", "IMAGE [IMAGE ...]")],
     *,
     top: Annotated[int, arg(help="how many classes to show")] = 5,
     device: Device = None,
@@ -171,7 +163,7 @@ def predict(
 def list_(
     what: Annotated[
         Positional[Literal["models", "data", "recipes"] | None],
-        _option("all without it", "models|data|recipes"),
+        option("all without it", "models|data|recipes"),
     ] = None,
     *,
     json: Json = False,
@@ -193,19 +185,19 @@ def list_(
 
 
 def info(
-    model: Annotated[Positional[str | None], _option("such as wrn-28-10", "MODEL")] = None,
+    model: Annotated[Positional[str | None], option("such as wrn-28-10", "MODEL")] = None,
     *,
-    data: Annotated[str | None, _option("show this data set, as `wrn data info` does", "DATA")] = None,
+    data: Annotated[str | None, option("show this data set, as `wrn data info` does", "DATA")] = None,
     num_classes: Annotated[
-        int | None, _option("classes to tell apart (default: 10, ImageNet's networks 1000)", "INT")
+        int | None, option("classes to tell apart (default: 10, ImageNet's networks 1000)", "INT")
     ] = None,
     image_size: Annotated[
-        int | None, _option("side of the images (default: 32, ImageNet's networks 224)", "INT")
+        int | None, option("side of the images (default: 32, ImageNet's networks 224)", "INT")
     ] = None,
     in_channels: Annotated[int, arg(help="channels of the images")] = 3,
     depth_rule: Annotated[
         Literal["true", "nominal"] | None,
-        _option("n = 3lN + 4, or 6N + 4 whatever l (Table 2)", "true|nominal"),
+        option("n = 3lN + 4, or 6N + 4 whatever l (Table 2)", "true|nominal"),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -262,11 +254,11 @@ def data_prepare(
     *,
     root: Root = None,
     url: Annotated[
-        tuple[str, ...], _option("download from here; one for each file (svhn: train, test, extra)", "URL [URL ...]")
+        tuple[str, ...], option("download from here; one for each file (svhn: train, test, extra)", "URL [URL ...]")
     ] = (),
-    sha256: Annotated[tuple[str, ...], _option("the SHA-256 of each --url", "HEX [HEX ...]")] = (),
+    sha256: Annotated[tuple[str, ...], option("the SHA-256 of each --url", "HEX [HEX ...]")] = (),
     image_size: ImageSize = None,
-    val_fraction: Annotated[float | None, _option("share held out, of pictures without a test split", "FLOAT")] = None,
+    val_fraction: Annotated[float | None, option("share held out, of pictures without a test split", "FLOAT")] = None,
     preprocess: Prep = None,
     workers: Workers = None,
 ) -> None:
@@ -285,11 +277,11 @@ def data_prepare(
 def data_show(
     data: DataName,
     *,
-    out: Annotated[str | None, _option("the PNG to write (default: NAME.png)", "FILE")] = None,
+    out: Annotated[str | None, option("the PNG to write (default: NAME.png)", "FILE")] = None,
     preprocess: Prep = None,
     augment: Aug = None,
     image_size: ImageSize = None,
-    val_fraction: Annotated[float | None, _option("share held out, of pictures without a test split", "FLOAT")] = None,
+    val_fraction: Annotated[float | None, option("share held out, of pictures without a test split", "FLOAT")] = None,
     rows: Annotated[int, arg(help="how many images")] = 10,
     seed: Annotated[int, arg(help="which images and draws")] = 0,
     root: Root = None,
@@ -313,51 +305,6 @@ def data_show(
     path = Path(out or f"{label(data)}.png")
     contact_sheet(dataset(what, root=root, workers=workers, log=Log()), what, path, rows=rows, seed=seed)
     print(f"{path}: {rows} images of {data}")
-
-
-def bench(
-    what: Annotated[
-        Positional[Literal["train", "infer", "memory", "data", "fig4"]],
-        _option("steps, answers, memory, the loader, or Figure 4", "train|infer|memory|data|fig4"),
-    ],
-    models: Annotated[
-        Positional[tuple[str, ...]], _option("such as wrn-16-4 (default: wrn-16-4 wrn-28-10 wrn-40-4)", "[MODEL ...]")
-    ] = (),
-    *,
-    compare: Annotated[bool, _option("train: also time the usual PyTorch loops, written out")] = False,
-    batch_size: Annotated[int | None, _option("images a step (default: 128; on a CPU by network)", "INT")] = None,
-    rounds: Annotated[int, arg(help="turns of each contestant; medians count")] = 5,
-    device: Device = None,
-    precision: Precision = None,
-    compile: Annotated[bool, _option("train: compile ours first")] = False,
-    native: Native = None,
-    data: Annotated[str, arg(help="train, data: a data set that fits in memory", metavar="DATA")] = "digits",
-    out: Annotated[str | None, _option("write the figures there, as JSON", "FILE")] = None,
-    json: Json = False,
-) -> None:
-    """Time training, answers, memory and data, in turns within one process, beside what the machine could do."""
-    if rounds < 1:
-        raise UsageError(f"--rounds {rounds}: must be at least 1")
-    from wrn.benchmark.all import bench as run
-    from wrn.benchmark.report import markdown
-
-    found = run(
-        what,
-        models,
-        compare=compare,
-        batch_size=batch_size,
-        rounds=rounds,
-        device=device,
-        precision=precision,
-        compile=compile,
-        native=native and native == "true",
-        data=data,
-    )
-    if out is not None:
-        from wrn.files import write_json
-
-        write_json(Path(out), found)
-    print(jsonlib.dumps(found) if json else markdown(found))
 
 
 def data_() -> None:
@@ -394,6 +341,7 @@ COMMANDS = {
     "train": train, "eval": evaluate, "predict": predict, "list": list_, "info": info, "data": data_, "bench": bench
 }  # fmt: skip
 DATA_COMMANDS = {"list": data_list, "prepare": data_prepare, "info": data_info, "show": data_show}
+GROUPS = {"data": DATA_COMMANDS, "bench": BENCH_COMMANDS}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -408,8 +356,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"wrn {__version__}")
             return 0
         commands, program = COMMANDS, "wrn"
-        if words[0] == "data":
-            commands, program, words = DATA_COMMANDS, "wrn data", words[1:] or ["--help"]
+        if words[0] in GROUPS:
+            commands, program, words = GROUPS[words[0]], f"wrn {words[0]}", words[1:] or ["--help"]
         if not words[0].startswith("-") and words[0] not in commands:
             raise unknown("command", f"{program} {words[0]}".removeprefix("wrn "), commands)
         tyro.extras.subcommand_cli_from_dict(
@@ -418,7 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
             description="Wide Residual Networks: train, test, use, compare. `wrn train` alone trains on real digits. "
             "`--debug` shows a failure's traceback."
             if commands is COMMANDS
-            else data_.__doc__,
+            else COMMANDS[program.removeprefix("wrn ")].__doc__,
             args=words,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )

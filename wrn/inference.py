@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.files import cache_dir, write_json
+from wrn.hardware import multiplies_bf16
 from wrn.models.blocks import ResidualBlock
 from wrn.models.wide_resnet import WideResNet
-from wrn.native.library import capable, multiplies_bf16, unavailable
-from wrn.native.operations import scale_shift_relu
+from wrn.native.library import capable, unavailable
+from wrn.native.operations import scale_and_shift, scale_shift_relu
 
 
 class FoldedWRN(nn.Module):
@@ -78,7 +79,8 @@ class _ScaleShiftRelu(nn.Module):
 
     def __init__(self, bn: nn.Module) -> None:
         super().__init__()
-        self.scale, self.shift = _as_scale_and_shift(bn)
+        assert isinstance(bn, nn.BatchNorm2d)
+        self.scale, self.shift = scale_and_shift(bn)
         self.fast = capable() and unavailable() is None and len(self.scale) % 16 == 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,14 +90,15 @@ class _ScaleShiftRelu(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """With the BN and ReLU after it, or plus a shortcut; the weight as oneDNN wants it for the first size it meets."""
+    """With the BN and ReLU after it, or plus a shortcut; the weight as oneDNN wants it for the first 8 sizes of x."""
 
     def __init__(self, conv: nn.Module, bn: nn.Module | None, kind: torch.dtype, factor: float = 1.0) -> None:
         super().__init__()
         assert isinstance(conv, nn.Conv2d) and isinstance(conv.padding, tuple)
         weight, self.bias = conv.weight.detach() * factor, None
         if bn is not None:
-            scale, shift = _as_scale_and_shift(bn)
+            assert isinstance(bn, nn.BatchNorm2d)
+            scale, shift = scale_and_shift(bn)
             weight, self.bias = weight * scale[:, None, None, None], shift.to(kind)
         self.weight = weight.to(kind, memory_format=torch.channels_last)
         self.relu = bn is not None
@@ -104,7 +107,7 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         if x.shape not in self.laid_out:
-            if len(self.laid_out) >= 8:  # of many batch sizes the first are kept
+            if len(self.laid_out) >= 8:
                 return self._plain(x, shortcut)
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             self.laid_out[x.shape] = reorder(self.weight, *self.geometry, list(x.shape))
@@ -120,13 +123,6 @@ class _Convolution(nn.Module):
         out = F.conv2d(x, self.weight, self.bias, self.geometry[1], self.geometry[0])
         out = F.relu(out) if self.relu else out
         return out if shortcut is None else out + shortcut
-
-
-def _as_scale_and_shift(bn: nn.Module) -> tuple[Tensor, Tensor]:
-    """In fp32: evaluation computes x * scale + shift."""
-    assert isinstance(bn, nn.BatchNorm2d) and bn.running_var is not None and bn.running_mean is not None
-    scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps)).detach().float()
-    return scale, (bn.bias - bn.running_mean * scale).detach().float()
 
 
 class _Rounded(nn.Module):
@@ -159,7 +155,7 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
     candidates: dict[str, nn.Module] = {"as it is": network}
     if multiplies_bf16(device):
         candidates["bf16"] = _Rounded(copy.deepcopy(network).to(memory_format=torch.channels_last))
-    if isinstance(network, WideResNet) and device.type == "cpu":
+    if isinstance(network, WideResNet) and device.type == "cpu" and torch.backends.mkldnn.is_available():
         candidates["folded"] = FoldedWRN(network, torch.float32)
         if multiplies_bf16(device):
             candidates["folded bf16"] = FoldedWRN(network)

@@ -271,9 +271,9 @@ def test_rules_are_those_of_the_sources():
     companions = {key: rule for key, rule in rules("dsn").items() if "companion" in key}
     assert len(companions) == 6
     for key, rule in companions.items():
-        assert rule.fading
+        assert [rule.fade(t / 200_000) for t in (0, 10_000, 70_000)] == pytest.approx([1, 2**-0.75, 8**-0.75])
         assert (rule.lr, rule.decay) == ((0.001, 1.0) if key.endswith("weight") else (0.002, 0.0))
-    assert not any(rule.fading for key, rule in rules("dsn").items() if key not in companions)
+    assert not any(rule.fade for key, rule in rules("dsn").items() if key not in companions)
 
     decays = {key: rule.decay for key, rule in rules("highway").items()}
     assert decays.pop("fc.weight") == 10

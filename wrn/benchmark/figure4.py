@@ -15,11 +15,11 @@ TO = "wrn-40-4"  # what the ratios are to
 
 
 def bench_figure4(
+    batch_size: int = 32,
     rounds: int = 5,
     device: str | None = None,
     precision: str | None = None,
     native: bool | None = None,
-    batch_size: int = 32,
 ) -> dict[str, Any]:
     """Time forward and backward of the figure's networks on noise.
 

@@ -8,9 +8,17 @@ import torch
 from torch import nn
 
 import wrn
-from wrn.benchmark.timing import Contestant, alternate, machine, peaks, summary, synchronize, with_allocator
+from wrn.benchmark.timing import (
+    Contestant,
+    alternate,
+    compared,
+    machine,
+    peaks,
+    share_of_matmul_peak,
+    synchronize,
+    with_allocator,
+)
 from wrn.inference import fastest
-from wrn.models.complexity import describe
 from wrn.training.precision import choose
 
 EAGER, ONNX, OURS = "eager fp32", "ONNX Runtime fp32", "wrn, optimised"
@@ -26,7 +34,7 @@ def bench_inference(
     """
     execution = choose(device, "fp32")
     execution.apply()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for model in models:
         network = wrn.create_model(model, num_classes=10, seed=0).eval().to(execution.device)
         optimised, how = fastest(network, model, 32)
@@ -38,22 +46,14 @@ def bench_inference(
             }
             if execution.device == "cpu" and (onnx := _onnx(network, images)):
                 contestants[ONNX] = with_allocator(onnx, keep=False)
-            seconds = alternate(contestants, rounds)
-            found: list[dict[str, Any]] = []
-            for name in contestants:
-                row: dict[str, Any] = {"model": model, "batch_size": batch_size, "contestant": name}
-                row |= summary(seconds[name])
-                row["images_per_second"] = round(1000 * batch_size / row["ms"], 1)
-                found.append(row)
-            found[0]["how"] = how
-            for row in found[1:]:
-                found[0][f"times {row['contestant']}"] = round(row["ms"] / found[0]["ms"], 2)
-            rows += found
+            rows += compared(model, batch_size, alternate(contestants, rounds))
+            rows[-len(contestants)]["how"] = how
     best = peaks(execution.device)
     for row in rows:
         if row["contestant"] == OURS:
-            work = 2 * describe(row["model"]).macs * row["batch_size"]
-            row["share_of_matmul_peak"] = round(work / row["ms"] / 1e9 / best["matmul_bf16_tflops"], 3)
+            row["share_of_matmul_peak"] = share_of_matmul_peak(
+                row["model"], row["batch_size"], row["ms"], 1, best["matmul_bf16_tflops"]
+            )
     return {"what": "infer", "machine": machine(execution.device), "peaks": best, "rows": rows}
 
 
@@ -78,4 +78,8 @@ def _onnx(network: nn.Module, images: torch.Tensor) -> Contestant | None:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
     given = {session.get_inputs()[0].name: images.numpy()}
-    return lambda: session.run(None, given) and None
+
+    def step() -> None:
+        session.run(None, given)
+
+    return step

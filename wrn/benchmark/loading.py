@@ -8,9 +8,7 @@ from torch import Tensor
 
 import wrn
 from wrn.benchmark.timing import alternate, machine, summary, synchronize, with_allocator
-from wrn.benchmark.training import ours_on
-from wrn.data.loader import Resident
-from wrn.errors import UsageError
+from wrn.benchmark.training import endless, ours, recipe_of, resident
 from wrn.training.precision import choose
 
 
@@ -30,17 +28,10 @@ def bench_loading(
     execution.apply()
     rows = []
     for model in models:
-        recipe = wrn.recipe(model, data=data, batch_size=batch_size or 128, augment="flip-crop", drop_last=True)
-        split = wrn.dataset(recipe, device=execution.device).train
-        if not isinstance(split, Resident):
-            raise UsageError(f"data {data}: is not held in memory; `benchmarks/streaming.py` times decoding")
-
-        def batches(split: Resident = split, recipe: Any = recipe) -> Iterator[tuple[Tensor, Tensor]]:
-            for epoch in range(1, 1_000_000):
-                yield from split.batches(recipe, seed=0, epoch=epoch)
-
-        network = execution.place(wrn.network_of(recipe, 10, 0)).train()
-        alone = batches()
+        recipe = recipe_of(model, batch_size, execution.device, data)
+        classes, split = resident(recipe, execution.device)
+        network = execution.place(wrn.network_of(recipe, classes, 0)).train()
+        alone = endless(split, recipe)
 
         def make(alone: Iterator[tuple[Tensor, Tensor]] = alone) -> None:
             execution.arrange(next(alone)[0])
@@ -50,8 +41,8 @@ def bench_loading(
             {
                 name: with_allocator(step, keep=True)
                 for name, step in {
-                    "ms_loaded": ours_on(recipe, execution, network, batches()),
-                    "ms_fixed": ours_on(recipe, execution, network, cycle([next(batches())])),
+                    "ms_loaded": ours(recipe, execution, network, endless(split, recipe)),
+                    "ms_fixed": ours(recipe, execution, network, cycle([next(alone)])),
                     "ms_making": make,
                 }.items()
             },

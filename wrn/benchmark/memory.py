@@ -5,19 +5,19 @@ import subprocess
 import sys
 from typing import Any
 
-import torch
-
 import wrn
-from wrn.benchmark.timing import Contestant, machine, with_allocator
-from wrn.benchmark.training import BATCH_SIZES, OURS, TUNED, USUAL, ours, usual
-from wrn.data.loader import Resident
+from wrn.benchmark.timing import machine, with_allocator
+from wrn.benchmark.training import BATCH_SIZES, OURS, TUNED, USUAL, endless, ours, recipe_of, resident, usual
 from wrn.errors import Error
-from wrn.training.precision import Execution, choose, peak_memory
+from wrn.hardware import memory_held, peak_memory
+from wrn.training.precision import choose
 
 LOW = "wrn --memory low"
 
 
-def bench_memory(models: tuple[str, ...], batch_size: int | None = None, device: str | None = None) -> dict[str, Any]:
+def bench_memory(
+    models: tuple[str, ...] = (), batch_size: int | None = None, device: str | None = None
+) -> dict[str, Any]:
     """Bytes of a training step at most, above what the process held once data and network were there.
 
     Gradients and the optimiser's momentum count; weights do not. Returns {machine, rows}; a row has model, batch_size,
@@ -25,8 +25,8 @@ def bench_memory(models: tuple[str, ...], batch_size: int | None = None, device:
     """
     execution = choose(device)
     rows: list[dict[str, Any]] = []
-    for model in models:
-        size = batch_size or (BATCH_SIZES.get(model, 128) if execution.device == "cpu" else 128)
+    for model in models or BATCH_SIZES:
+        size = recipe_of(model, batch_size, execution.device, "digits").batch_size
         found = []
         names = [OURS, LOW, USUAL, TUNED] if execution.native else [OURS, USUAL, TUNED]
         for name in names:
@@ -47,32 +47,19 @@ def bench_memory(models: tuple[str, ...], batch_size: int | None = None, device:
 
 def measure(model: str, batch_size: int, name: str, device: str) -> int:
     """Bytes, in this process, which must do nothing else."""
-    recipe = wrn.recipe(model, data="digits", batch_size=batch_size, augment="flip-crop", drop_last=True)
+    recipe = recipe_of(model, batch_size, device, "digits")
     execution = choose(device, memory="low" if name == LOW else "normal")
-    data = wrn.dataset(recipe, device=device)
-    assert isinstance(data.train, Resident)
-    step: Contestant
+    classes, split = resident(recipe, device)
     if name in (OURS, LOW):
         execution.apply()
-        step = ours(recipe, execution, execution.place(wrn.network_of(recipe, 10, 0)).train(), data.train)
+        network = execution.place(wrn.network_of(recipe, classes, 0)).train()
+        step = ours(recipe, execution, network, endless(split, recipe))
     else:
-        images, labels = data.train.images.cpu().numpy(), data.train.labels.cpu().numpy()
-        step = with_allocator(usual(recipe, device, images, labels, name == TUNED, workers=0), keep=False)
-    before = _held(execution)
+        step = with_allocator(usual(recipe, device, split, name == TUNED, workers=0), keep=False)
+    before = memory_held(device)
     for _ in range(3):
         step()
     return (peak_memory(device) or 0) - before
-
-
-def _held(execution: Execution) -> int:
-    if torch.device(execution.device).type == "cuda":
-        return torch.cuda.memory_allocated(execution.device)
-    # Linux's own count of what is resident now; elsewhere the peak so far
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-            return int(file.read().split()[1]) * 4096
-    except OSError:
-        return peak_memory(execution.device) or 0
 
 
 if __name__ == "__main__":

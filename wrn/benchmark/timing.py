@@ -1,17 +1,18 @@
 """Fair timings in one process: contestants alternate, medians count; and what the machine could do at most."""
 
-import ctypes
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from wrn.training.precision import keep_freed_memory
+from wrn.errors import UsageError
+from wrn.hardware import free_memory_as_usual, keep_freed_memory
+from wrn.models.complexity import describe
+from wrn.runs import processor
 
 Contestant = Callable[[], None]
 """One step of the work to be timed; whatever it computes is done when it returns."""
@@ -19,6 +20,8 @@ Contestant = Callable[[], None]
 
 def alternate(contestants: Mapping[str, Contestant], rounds: int, turn: float = 0.5) -> dict[str, list[float]]:
     """Seconds a step, of each round: the contestants take turns of at least `turn` seconds, and at least a step."""
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: must be at least 1")
     for step in contestants.values():
         step()
         step()
@@ -40,36 +43,39 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {name: round(1000 * value, 4) for name, value in found.items()}
 
 
+def compared(model: str, batch_size: int, seconds: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+    """A row for each contestant, ours first: its times and images/s, and of ours the ratio to each other's."""
+    rows: list[dict[str, Any]] = []
+    for name, each in seconds.items():
+        row: dict[str, Any] = {"model": model, "batch_size": batch_size, "contestant": name, **summary(each)}
+        rows.append(row | {"images_per_second": round(1000 * batch_size / row["ms"], 1)})
+    for row in rows[1:]:
+        rows[0][f"times {row['contestant']}"] = round(row["ms"] / rows[0]["ms"], 2)
+    return rows
+
+
+def share_of_matmul_peak(model: str, batch_size: int, ms: float, passes: int, peak_tflops: float) -> float:
+    """What share of the machine's matrix products the network's multiplications make; `passes` 3 with the backward."""
+    return round(2 * passes * describe(model).macs * batch_size / ms / 1e9 / peak_tflops, 3)
+
+
 def with_allocator(step: Contestant, keep: bool) -> Contestant:
     """The step with glibc's memory as `wrn train` sets it, or as a process begins with it (on other systems: as is)."""
 
     def timed() -> None:
-        keep_freed_memory() if keep else _usual_memory()
+        keep_freed_memory() if keep else free_memory_as_usual()
         step()
 
     return timed
 
 
-def _usual_memory() -> None:
-    """What glibc's own adaptation comes to once arrays of tens of megabytes were freed."""
-    if sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):
-            return
-        m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4
-        mallopt(m_mmap_max, 65536)
-        mallopt(m_mmap_threshold, 32 << 20)
-        mallopt(m_trim_threshold, 64 << 20)
-
-
 def peaks(device: str) -> dict[str, float]:
     """The machine's best of some: TFLOP/s of bf16 and fp32 matrix products, GB/s of copying (read and written)."""
     best = {}
+    n = 8192 if device != "cpu" else 2048
     for name, kind in (("matmul_bf16_tflops", torch.bfloat16), ("matmul_fp32_tflops", torch.float32)):
-        n = 8192 if device != "cpu" else 2048
-        a, b = torch.randn(n, n, device=device, dtype=kind), torch.randn(n, n, device=device, dtype=kind)
-        best[name] = round(2 * n**3 / _best(lambda: torch.mm(a, b), device) / 1e12, 3)  # noqa: B023  # called at once
+        a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
+        best[name] = round(2 * n**3 / _best(partial(torch.mm, a, b), device) / 1e12, 3)
     source = torch.empty(64 << 20, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     best["copy_gb_per_s"] = round(2 * source.nbytes / _best(lambda: target.copy_(source), device) / 1e9, 2)
@@ -94,20 +100,11 @@ def synchronize(device: str) -> None:
 
 def machine(device: str) -> dict[str, Any]:
     """What the figures were measured on."""
+    amx = " with AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
     return {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor() + amx,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    has = torch.cpu.get_capabilities()
-    return name + (" with AMX" if has.get("amx_bf16") else "")

@@ -2,19 +2,30 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wrn
 from wrn.benchmark import baselines
-from wrn.benchmark.timing import Contestant, alternate, machine, peaks, summary, synchronize, with_allocator
+from wrn.benchmark.timing import (
+    Contestant,
+    alternate,
+    compared,
+    machine,
+    peaks,
+    share_of_matmul_peak,
+    summary,
+    synchronize,
+    with_allocator,
+)
 from wrn.data.loader import Resident
 from wrn.errors import UsageError
-from wrn.models.complexity import describe
+from wrn.hardware import cores
+from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
 from wrn.training.objective import objective
@@ -26,7 +37,7 @@ BATCH_SIZES = {"wrn-16-4": 128, "wrn-28-10": 32, "wrn-40-4": 64}  # on a CPU; el
 
 
 def bench_training(
-    models: tuple[str, ...],
+    models: tuple[str, ...] = (),
     batch_size: int | None = None,
     rounds: int = 5,
     device: str | None = None,
@@ -36,7 +47,7 @@ def bench_training(
     compare: bool = False,
     data: str = "digits",
 ) -> dict[str, Any]:
-    """Time training steps of some networks on a data set that fits in memory, loading and augmentation included.
+    """Time training steps of networks, or of our tables', on data in memory, loading and augmentation included.
 
     Returns {machine, execution, peaks, rows}; a row has model, batch_size, contestant, ms (median, least, most) and
     images_per_second. Of ours also: how many times as fast as each usual loop it is, what share its multiplications are
@@ -44,15 +55,14 @@ def bench_training(
     """
     execution = choose(device, precision, compile, native)
     rows = []
-    for model in models:
-        size = batch_size or (BATCH_SIZES.get(model, 128) if execution.device == "cpu" else 128)
-        recipe = wrn.recipe(model, data=data, batch_size=size, augment="flip-crop", drop_last=True)
-        rows += _rows(recipe, execution, rounds, compare)
+    for model in models or BATCH_SIZES:
+        rows += _rows(recipe_of(model, batch_size, execution.device, data), execution, rounds, compare)
     found = peaks(execution.device)
     for row in rows:
         if row["contestant"] == OURS:
-            flops = 6 * describe(row["model"]).macs * row["batch_size"]  # a backward pass is two forward ones
-            row["share_of_matmul_peak"] = round(flops / row["ms"] / 1e9 / found["matmul_bf16_tflops"], 3)
+            row["share_of_matmul_peak"] = share_of_matmul_peak(
+                row["model"], row["batch_size"], row["ms"], 3, found["matmul_bf16_tflops"]
+            )
     return {
         "what": "train",
         "machine": machine(execution.device),
@@ -64,26 +74,14 @@ def bench_training(
 
 def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> list[dict[str, Any]]:
     execution.apply()
-    data = wrn.dataset(recipe, device=execution.device)
-    assert isinstance(data.train, Resident)
-    if len(data.train) < recipe.batch_size:
-        raise UsageError(f"batch size {recipe.batch_size}: {recipe.data} has {len(data.train)} images; lower it")
-    network = execution.place(wrn.network_of(recipe, len(data.classes), 0)).train()
-    contestants = {OURS: with_allocator(ours(recipe, execution, network, data.train), keep=True)}
+    classes, split = resident(recipe, execution.device)
+    network = execution.place(wrn.network_of(recipe, classes, 0)).train()
+    contestants = {OURS: with_allocator(ours(recipe, execution, network, endless(split, recipe)), keep=True)}
     if compare:
-        images, labels = data.train.images.cpu().numpy(), data.train.labels.cpu().numpy()
         for name, tuned in ((USUAL, False), (TUNED, True)):
-            contestants[name] = with_allocator(usual(recipe, execution.device, images, labels, tuned), keep=False)
-    seconds = alternate(contestants, rounds)
-    rows = []
-    for name in contestants:
-        row: dict[str, Any] = {"model": recipe.model, "batch_size": recipe.batch_size, "contestant": name}
-        row |= summary(seconds[name])
-        row["images_per_second"] = round(1000 * recipe.batch_size / row["ms"], 1)
-        rows.append(row)
+            contestants[name] = with_allocator(usual(recipe, execution.device, split, tuned), keep=False)
+    rows = compared(recipe.model, recipe.batch_size, alternate(contestants, rounds))
     own = rows[0]
-    for row in rows[1:]:
-        own[f"times {row['contestant']}"] = round(row["ms"] / own["ms"], 2)
     if execution.device == "cpu":
         with execution.autocast():
             bare = bare_convolutions(network, recipe.batch_size, recipe.image_size, execution, rounds)
@@ -92,20 +90,32 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     return rows
 
 
-def ours(recipe: Recipe, execution: Execution, network: nn.Module, split: Resident) -> Contestant:
-    """A step as `wrn train` makes it, on the split's batches."""
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for epoch in range(1, 1_000_000):
-            yield from split.batches(recipe, seed=0, epoch=epoch)
-
-    return ours_on(recipe, execution, network, batches())
+def recipe_of(model: str, batch_size: int | None, device: str, data: str) -> Recipe:
+    """What a step is made of: the paper's recipe, flips and crops, whole batches."""
+    size = batch_size or (BATCH_SIZES.get(model, 128) if device == "cpu" else 128)
+    return wrn.recipe(model, data=data, batch_size=size, augment="flip-crop", drop_last=True)
 
 
-def ours_on(
+def resident(recipe: Recipe, device: str) -> tuple[int, Resident]:
+    """How many classes the recipe's data set has, and its training images in memory."""
+    data = wrn.dataset(recipe, device=device)
+    if not isinstance(data.train, Resident):
+        raise UsageError(f"data {recipe.data}: is not held in memory; `benchmarks/streaming.py` times decoding")
+    if len(data.train) < recipe.batch_size:
+        raise UsageError(f"batch size {recipe.batch_size}: {recipe.data} has {len(data.train)} images; lower it")
+    return len(data.classes), data.train
+
+
+def endless(split: Resident, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epoch after epoch of batches."""
+    for epoch in count(1):
+        yield from split.batches(recipe, seed=0, epoch=epoch)
+
+
+def ours(
     recipe: Recipe, execution: Execution, network: nn.Module, loaded: Iterator[tuple[Tensor, Tensor]]
 ) -> Contestant:
-    """The same on batches of any origin."""
+    """A step as `wrn train` makes it."""
     learnt = objective(network, recipe, autocast=execution.autocast, compiled=execution.compiled)
     learnt.start_epoch(1)
     optimizer = wrn.optimizer(network, recipe)
@@ -123,14 +133,14 @@ def ours_on(
     return step
 
 
-def usual(
-    recipe: Recipe, device: str, images: np.ndarray, labels: np.ndarray, tuned: bool, workers: int = 2
-) -> Contestant:
+def usual(recipe: Recipe, device: str, split: Resident, tuned: bool, workers: int | None = None) -> Contestant:
     """The usual loop with the usual network, in fp32 or in bf16 and channels_last. Blocks B(3,3) alone."""
     _, depth, widen_factor, *others = recipe.model.split("-")
     if others or not recipe.model.startswith("wrn-"):
         raise UsageError(f"model {recipe.model!r}: the written-out loop has WRNs of blocks B(3,3); leave --compare out")
+    images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
     network = baselines.UsualWRN(int(depth), float(widen_factor), int(labels.max()) + 1)
+    workers = min(2, cores()) if workers is None else workers
     loaded = baselines.batches(images, labels, recipe.batch_size, workers)
     return baselines.training(network, loaded, device, tuned)
 
@@ -149,7 +159,7 @@ def bare_convolutions(network: nn.Module, batch_size: int, image_size: int, exec
         hook.remove()
     contestants = {str(shape): _convolution(shape, execution) for shape in shapes}
     seconds = alternate(contestants, rounds, turn=0.02)
-    return sum(count * summary(seconds[str(shape)])["ms"] / 1000 for shape, count in shapes.items())
+    return sum(times * summary(seconds[str(shape)])["ms"] / 1000 for shape, times in shapes.items())
 
 
 def _shape_of(part: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
@@ -162,7 +172,7 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
     x = execution.arrange(torch.randn(n, channels, height, width).to(kind))
     weight = execution.arrange(torch.randn(out, channels, kernel, kernel).to(kind))
     dy = torch.randn_like(F.conv2d(x, weight, None, stride, kernel // 2))
-    kernels = execution.native and channels % 16 == 0 and out % 16 == 0
+    kernels = execution.native and has_amx() and channels % 16 == 0 and out % 16 == 0
 
     def step() -> None:
         F.conv2d(x, weight, None, stride, kernel // 2)

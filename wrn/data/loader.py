@@ -1,6 +1,5 @@
 """Data sets as training takes them: the resident loader, whole on the training device; batches are made there."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from wrn.data.resize import Resized
 from wrn.data.splits import divide
 from wrn.display import Log, say
 from wrn.errors import Error, UsageError
+from wrn.hardware import cores
 from wrn.randomness import key
 from wrn.recipes import Recipe, recipe
 
@@ -135,7 +135,7 @@ def dataset(
     _check(wanted, known, request)
     if workers is not None and workers < 1:
         raise UsageError(f"workers {workers}: must be at least 1")
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     notice: Notice = say if log is None else log.line
     source = source_of(wanted, request)
     for remark in source.remarks:

@@ -4,6 +4,7 @@ A network that has such rules gives them by `layer_rules()`, {parameter's name: 
 part of its definition draws them in `first_weights(generator)`. Both are followed where a recipe says so.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ class LayerRule:
     lr: float = 1.0
     decay: float = 1.0
     max_norm: float | None = None  # of all weights that lead into one unit: longer ones are scaled back after each step
-    fading: bool = False  # the factor of the rate also falls as (1 + t / 10,000)^-0.75, t in iterations
+    fade: Callable[[float], float] | None = None  # another factor of the rate, by the share of the run that is done
 
 
 def caffe_rules(model: nn.Module) -> dict[str, LayerRule]:

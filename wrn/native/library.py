@@ -19,29 +19,23 @@ _INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "a
 
 
 def capable() -> bool:
-    """Whether this processor has what the kernels are written for: AMX and AVX-512 with bf16, on Linux."""
+    """Whether this processor has what the kernels are written for, AVX-512 with bf16, on Linux."""
     has = torch.cpu.get_capabilities()
-    return sys.platform == "linux" and bool(has.get("amx_bf16") and has.get("avx512_bf16") and has.get("avx512_bw"))
+    return sys.platform == "linux" and bool(has.get("avx512_bf16") and has.get("avx512_bw"))
 
 
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 faster than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        features = torch.cpu.get_capabilities()
-        return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-    return False
+@cache
+def has_amx() -> bool:
+    """Whether the kernels may use AMX, which the one of weight gradients is written for."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and library().request_amx() == 0
 
 
 @cache
 def library() -> ctypes.CDLL:
     """The compiled kernels. Raises wrn.Error, saying why, where there are none."""
     if not capable():
-        raise Error("native kernels: this processor has no AMX; leave --native out")
+        raise Error("native kernels: this processor has no AVX-512 with bf16; leave --native out")
     loaded = ctypes.CDLL(str(_compiled()))
-    if loaded.request_amx() != 0:
-        raise Error("native kernels: the system does not let this process use AMX; leave --native out")
     loaded.weight_gradient_scratch.restype = ctypes.c_int64
     return loaded
 

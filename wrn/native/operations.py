@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from wrn.native.library import library
+from wrn.native.library import has_amx, library
 
 _enabled, _saving = ContextVar("enabled", default=False), ContextVar("saving", default=False)
 
@@ -44,9 +44,7 @@ def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
         return bn_relu_and_x(bn, x)[0]
     if torch.is_grad_enabled():
         return F.relu(bn(x))
-    assert bn.running_mean is not None and bn.running_var is not None
-    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-    return scale_shift_relu(x, scale, bn.bias - bn.running_mean * scale)
+    return scale_shift_relu(x, *scale_and_shift(bn))
 
 
 def bn_relu_and_x(bn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,13 +188,12 @@ class _Conv(torch.autograd.Function):
             given, _, _, scale, shift = ctx.source.saved_tensors
             x, weight = scale_shift_relu(given, scale, shift), _rounded(ctx.saved_tensors[0])
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            stride, padding = [ctx.stride] * 2, [ctx.padding] * 2
-            dx = torch.ops.aten.convolution_backward(
-                dy, x, weight, None, stride, padding, [1, 1], False, [0, 0], 1, [True, False, False]
-            )[0]
-        return dx, weight_gradient(x, dy, weight.shape[-1], ctx.stride), None, None, None
+        dx, dw, _ = torch.ops.aten.convolution_backward(
+            dy, x, weight, None, [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1,
+            [ctx.needs_input_grad[0], not has_amx(), False],
+        )  # fmt: skip
+        dw = weight_gradient(x, dy, weight.shape[-1], ctx.stride) if has_amx() else dw.float()
+        return dx, dw, None, None, None
 
 
 def _rounded(weight: Tensor) -> Tensor:
@@ -215,6 +212,14 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Ten
     dw = torch.empty(out, channels, kernel_size, kernel_size, memory_format=torch.channels_last)
     library().weight_gradient(*map(_pointer, (x, dy, dw, scratch)), *sizes)
     return dw
+
+
+@torch.no_grad()
+def scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What BN computes in evaluation is x * scale + shift: both (C,), fp32."""
+    assert bn.running_mean is not None and bn.running_var is not None
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    return scale.float(), (bn.bias - bn.running_mean * scale).float()
 
 
 def scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

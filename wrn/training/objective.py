@@ -7,7 +7,6 @@ where that needs a teacher's hints, in its last.
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -223,16 +222,14 @@ def objective(
         if isinstance(network, DSN):
             raise UsageError("dsn: learns from its companions and takes no teacher; leave it out")
         return Distillation(network, recipe, teacher, images, seed, autocast, compiled)
-    must_have_teacher(replace(recipe, teacher=None))
+    must_do_without_teacher(recipe)
     if isinstance(network, DSN):
         return DeepSupervision(network, recipe, autocast, compiled)
     return Objective(network, recipe, autocast, compiled)
 
 
-def must_have_teacher(recipe: Recipe) -> None:
-    """Raise ValueError for a recipe that names no teacher and does not work without."""
-    if recipe.teacher is not None:
-        return
+def must_do_without_teacher(recipe: Recipe) -> None:
+    """Raise ValueError for a recipe that does not work without a teacher."""
     if recipe.model == "fitnet" and recipe.stages:
         raise UsageError("fitnet: its first stage is led by a teacher's hints; name one with --teacher RUN")
     usual = Recipe()

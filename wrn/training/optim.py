@@ -1,5 +1,7 @@
 """The optimiser of a recipe: the paper's is SGD with Nesterov momentum, and weight decay on every parameter."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -20,13 +22,13 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     rules = _rules(model) if recipe.layer_rules else {}
     if recipe.layer_rules and not rules:
         raise UsageError(f"layer rules: the paper of {recipe.model} has none; leave them out, or take another recipe")
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         rule = rules.get(name, LayerRule())
-        groups.setdefault((rule.lr, rule.decay, rule.fading), []).append(parameter)
+        groups.setdefault((rule.lr, rule.decay, rule.fade), []).append(parameter)
     parameters = [
-        {"params": each, "weight_decay": recipe.weight_decay * decay, "factor": factor, "fading": fading}
-        for (factor, decay, fading), each in groups.items()
+        {"params": each, "weight_decay": recipe.weight_decay * decay, "factor": factor, "fade": fade}
+        for (factor, decay, fade), each in groups.items()
     ]
     made: torch.optim.Optimizer
     if recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
@@ -58,10 +60,9 @@ def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) ->
 
 def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
     """Set the rate of every parameter group."""
-    iterations = 200_000 * (epoch - 1) / recipe.epochs  # of DSN's schedule, which has the fading ones
-    fade = (1 + 1e-4 * iterations) ** -0.75
     for group in optimizer.param_groups:
-        group["lr"] = recipe.lr_at(epoch) * group["factor"] * (fade if group["fading"] else 1.0)
+        faded = group["fade"]((epoch - 1) / recipe.epochs) if group["fade"] else 1.0
+        group["lr"] = recipe.lr_at(epoch) * group["factor"] * faded
 
 
 def _rules(model: nn.Module) -> dict[str, LayerRule]:

@@ -13,11 +13,12 @@ from wrn.data.catalog import label
 from wrn.display import duration
 from wrn.evaluation import Scores
 from wrn.files import sha256_of, write_json, write_text, write_whole
+from wrn.hardware import peak_memory
 from wrn.recipes import Recipe
 from wrn.reporting.curves import curves_svg
 from wrn.runs import Run
 from wrn.training.checkpoint import Progress
-from wrn.training.precision import Execution, peak_memory
+from wrn.training.precision import Execution
 
 
 def metrics_line(

@@ -1,7 +1,5 @@
 """Where and how arithmetic is done: device, number format, layout, compilation, threads. Chosen once a run."""
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -11,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError
+from wrn.hardware import keep_freed_memory, multiplies_bf16
 from wrn.native import operations
-from wrn.native.library import capable, library, multiplies_bf16, unavailable
+from wrn.native.library import capable, library, unavailable
 
 Precision = Literal["fp32", "bf16"]
 Memory = Literal["normal", "low"]
@@ -29,6 +28,11 @@ class Execution:
     threads: int
     native: bool = False
     memory: Memory = "normal"
+
+    @property
+    def could_be_native(self) -> bool:
+        """Whether our kernels do such work, where the processor can run them."""
+        return torch.device(self.device).type == "cpu" and self.precision == "bf16" and not self.compile
 
     def apply(self) -> None:
         """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step."""
@@ -58,8 +62,8 @@ class Execution:
         """A model, or a method of it, as the steps call it: itself, or compiled, with the same parameters."""
         if not self.compile:
             return called
-        if self.memory == "low":  # the share of what would be kept for the backward pass that is kept
-            torch._functorch.config.activation_memory_budget = 0.5
+        # The share of what would be kept for the backward pass that is kept; torch has one setting for the process
+        torch._functorch.config.activation_memory_budget = 0.5 if self.memory == "low" else 1.0
         return torch.compile(called, dynamic=False)
 
     def arrange(self, images: Tensor) -> Tensor:
@@ -90,7 +94,7 @@ def choose(
     """The fastest faithful way on this machine, or what is asked for.
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
-    AMX or AVX512-BF16); there, if the CPU is one with AMX, our own kernels (`native`), if a C++ compiler is found.
+    AMX or AVX512-BF16); on such CPUs our own kernels (`native`), if a C++ compiler is found.
     `memory` "low": BN-ReLU is computed again in the backward pass, which the kernels do (`native`) and torch does where
     it compiles. Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
     """
@@ -99,18 +103,20 @@ def choose(
     known = _known_device(device)
     if precision not in (None, "fp32", "bf16"):
         raise UsageError(f"precision {precision!r}: must be fp32 or bf16")
+    if memory not in ("normal", "low"):
+        raise UsageError(f"memory {memory!r}: must be normal or low")
     chosen: Precision = precision or ("bf16" if multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
     # MPS is left in its default layout: channels_last has not been run there
-    possible = known.type == "cpu" and chosen == "bf16" and not compile
-    if native and not possible:
+    found = Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads(), memory=memory)
+    if native and not found.could_be_native:
         raise UsageError("native: the kernels are for bf16 on a CPU, uncompiled; leave --native out")
     if native:
         library()
     elif native is None:
-        native = possible and capable() and unavailable() is None
+        native = found.could_be_native and capable() and unavailable() is None
     if memory == "low" and not (native or compile):
-        raise UsageError("memory low: needs our kernels (bf16 on a CPU with AMX) or --compile; leave it out")
-    return Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads(), bool(native), memory)
+        raise UsageError("memory low: needs our kernels (bf16 on a CPU with AVX512-BF16) or --compile; leave it out")
+    return replace(found, native=bool(native))
 
 
 def recorded(fields: dict[str, Any]) -> Execution:
@@ -139,30 +145,3 @@ def _known_device(device: str) -> torch.device:
     if (known.index or 0) >= count.get(known.type, 0):
         raise UsageError(f"device {device!r}: not on this machine, or torch was built without it; try --device cpu")
     return known
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc not to give freed memory back to the system after each step, only to fault it in again page by page.
-
-    WRN-16-4 at batch 128 trained 1.4 times as fast with it on two cores (docs/log.md).
-    """
-    if sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):  # musl has no such setting
-            return
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def peak_memory(device: str) -> int | None:
-    """Bytes held at most so far: by torch on a GPU, by the process on a CPU; None where the system does not say."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

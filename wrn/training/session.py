@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from torch import nn
 
 from wrn import runs
 from wrn.data import whitening
+from wrn.data.batching import Dataset
 from wrn.data.loader import dataset
 from wrn.data.preprocess import WholeImage
 from wrn.display import Log
@@ -23,7 +25,7 @@ from wrn.runs import Run
 from wrn.training import outcome
 from wrn.training.interruption import interruption
 from wrn.training.loop import Training
-from wrn.training.objective import must_have_teacher
+from wrn.training.objective import must_do_without_teacher
 from wrn.training.precision import Execution, Memory, choose, recorded
 from wrn.training.teacher import digest, named, teacher_of
 
@@ -48,34 +50,31 @@ def train(
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
     `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16"),
-    `compile`, `native` (our own kernels, for bf16 on CPUs with AMX) and `memory` ("normal", or "low", which computes a
-    part of the activations twice) are chosen once and kept when the run continues.
-    On the CPU the result is a function of recipe, seed and
-    these. `workers` decode pictures; `root` is a folder that has the data set's files. `teacher`: a network in memory
-    that the recipe's learns from, bare or as `wrn.load` gives it; one that is a run is named in the recipe.
-    `keep_every` keeps the checkpoint of every so many epochs for good.
+    `compile`, `native` (our own kernels, for bf16 on CPUs with AVX512-BF16) and `memory` ("normal", or "low", which
+    computes a part of the activations twice) are chosen once and kept when the run continues. On the CPU the result is
+    a function of recipe, seed and these. `workers` decode pictures; `root` is a folder that has the data set's files.
+    `teacher`: a network in memory that the recipe's learns from, bare or as `wrn.load` gives it; one that is a run is
+    named in the recipe. `keep_every` keeps the checkpoint of every so many epochs for good.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
     if teacher is not None:
         recipe = replace(recipe, teacher=named(teacher))
-    must_have_teacher(recipe)  # before data are prepared for nothing
+    if recipe.teacher is None:
+        must_do_without_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
-    wanted = {"device": device, "precision": precision, "compile": compile, "native": native, "memory": memory}
+    ways = {"device": device, "precision": precision, "compile": compile, "native": native, "memory": memory}
+    asked: dict[str, Any] = {name: value for name, value in ways.items() if value is not None}
     if not fresh:
-        run.must_agree(recipe, seed, {name: value for name, value in wanted.items() if value is not None})
+        run.must_agree(recipe, seed, asked)
         if run.finished:
             log.line(f"already finished, left alone (--fresh starts over): {outcome.last_line(run)}")
             return run
     if keep_every is not None and keep_every < 1:
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     begun = not fresh and (run.path / "env.json").exists()
-    execution = (
-        recorded(run.env["execution"])
-        if begun
-        else choose(device, precision, bool(compile), native, memory or "normal")
-    )
-    if execution.precision == "bf16" and execution.device == "cpu" and native is None and (lacking := unavailable()):
+    execution = recorded(run.env["execution"]) if begun else choose(**asked)
+    if execution.could_be_native and native is None and (lacking := unavailable()):
         log.line(f"{lacking}; training without them is slower")
     stored = _stored_whitening(run, log) if begun else None
     data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=stored)
@@ -84,13 +83,8 @@ def train(
             f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves "
             "out the last, smaller batch; lower --batch-size"
         )
-    identity = {"seed": seed, "data": data.fingerprint}  # the recipe was compared already
-    if isinstance(data.preprocess, WholeImage):
-        identity["whitening"] = data.preprocess.digest
     master = teacher_of(recipe, teacher, data)
-    if master is not None:
-        identity["teacher"] = digest(master)
-    training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity)
+    training = Training(recipe, run, seed, data, execution, log, keep_every, master, _identity(seed, data, master))
     with _explaining(execution, log):
         training.prepare()  # what is refused leaves no folder behind
     run.begin(recipe, seed, fresh)
@@ -101,6 +95,16 @@ def train(
     with log.copied_to(run.path / "train.log"), interruption() as interrupt, _explaining(execution, log):
         training.run_all(interrupt)
     return run
+
+
+def _identity(seed: int, data: Dataset, teacher: nn.Module | None) -> dict[str, Any]:
+    """What a checkpoint must share to be continued; the recipe is compared before."""
+    identity: dict[str, Any] = {"seed": seed, "data": data.fingerprint}
+    if isinstance(data.preprocess, WholeImage):
+        identity["whitening"] = data.preprocess.digest
+    if teacher is not None:
+        identity["teacher"] = digest(teacher)
+    return identity
 
 
 def _stored_whitening(run: Run, log: Log) -> WholeImage | None:

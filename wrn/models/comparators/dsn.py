@@ -12,6 +12,11 @@ from wrn.models.comparators.nin import NIN, MlpConv
 from wrn.models.rules import LayerRule, caffe_xavier
 
 
+def _power_inv(done: float) -> float:
+    """The solver's policy for the companions, after that share of its 200,000 iterations."""
+    return (1 + 1e-4 * 200_000 * done) ** -0.75
+
+
 class DSN(NIN):
     """NIN with companions: preprocessed images (N, in_channels, H, W) -> logits (N, num_classes).
 
@@ -44,11 +49,11 @@ class DSN(NIN):
         return [output, *(companion(first.flatten(1)) for companion, first in heads)]
 
     def layer_rules(self) -> dict[str, LayerRule]:
-        """As NIN's; the companions learn at a thousandth of the rate, ever slower (its solver's "power_inv")."""
+        """As NIN's; the companions learn at a thousandth of the rate, ever slower."""
         rules = super().layer_rules()
         for number in (1, 2, 3):
-            rules[f"companion{number}.weight"] = LayerRule(lr=0.001, fading=True)
-            rules[f"companion{number}.bias"] = LayerRule(lr=0.002, decay=0.0, fading=True)
+            rules[f"companion{number}.weight"] = LayerRule(lr=0.001, fade=_power_inv)
+            rules[f"companion{number}.bias"] = LayerRule(lr=0.002, decay=0.0, fade=_power_inv)
         return rules
 
     def first_weights(self, generator: Generator | None) -> None:

@@ -1,0 +1,119 @@
+"""`wrn bench`: one function a benchmark; parse, call, print. No torch until one runs."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from wrn.benchmark.report import markdown
+from wrn.options import Device, Json, Native, Precision, option, truth
+
+Models = Annotated[
+    Positional[tuple[str, ...]], option("such as wrn-16-4 (default: those of our tables)", "[MODEL ...]")
+]
+BatchSize = Annotated[int | None, option("images a step (default: 128; on a CPU by network)", "INT")]
+Rounds = Annotated[int, arg(help="turns of each contestant; medians count")]
+Data = Annotated[str, arg(help="a data set that fits in memory", metavar="DATA")]
+Out = Annotated[str | None, option("write the figures there, as JSON", "FILE")]
+
+
+def bench_train(
+    models: Models = (),
+    *,
+    compare: Annotated[bool, option("also time the usual PyTorch loops, written out")] = False,
+    batch_size: BatchSize = None,
+    rounds: Rounds = 5,
+    device: Device = None,
+    precision: Precision = None,
+    compile: Annotated[bool, option("compile ours first")] = False,
+    native: Native = None,
+    data: Data = "digits",
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Training steps, beside what the machine could do at most and, with --compare, the usual loops."""
+    from wrn.benchmark.training import bench_training
+
+    found = bench_training(
+        models, batch_size, rounds, device, precision, compile, truth(native), compare=compare, data=data
+    )
+    _tell(found, out, json)
+
+
+def bench_infer(
+    models: Models = ("wrn-16-4",),
+    *,
+    batch_sizes: Annotated[tuple[int, ...], option("images at a time (default: 1 64)", "INT [INT ...]")] = (1, 64),
+    rounds: Rounds = 5,
+    device: Device = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Answers of networks as `wrn.load(..., optimize=True)` prepares them, against fp32 as it comes."""
+    from wrn.benchmark.inference import bench_inference
+
+    _tell(bench_inference(models, batch_sizes, rounds, device), out, json)
+
+
+def bench_memory_(
+    models: Models = (),
+    *,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Peak memory of training steps, ours and the usual loops', each in a process of its own."""
+    from wrn.benchmark.memory import bench_memory
+
+    _tell(bench_memory(models, batch_size, device), out, json)
+
+
+def bench_data(
+    models: Models = ("wrn-16-4",),
+    *,
+    batch_size: BatchSize = None,
+    rounds: Rounds = 5,
+    device: Device = None,
+    data: Data = "digits",
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """The loader's share of a training step."""
+    from wrn.benchmark.loading import bench_loading
+
+    _tell(bench_loading(models, batch_size, rounds, device, data), out, json)
+
+
+def bench_fig4(
+    *,
+    batch_size: Annotated[int, arg(help="images a step")] = 32,
+    rounds: Rounds = 5,
+    device: Device = None,
+    precision: Precision = None,
+    native: Native = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Figure 4: forward and backward of its networks, as ratios beside the paper's."""
+    from wrn.benchmark.figure4 import bench_figure4
+
+    _tell(bench_figure4(batch_size, rounds, device, precision, truth(native)), out, json)
+
+
+def bench() -> None:
+    """Time training, answers, memory and data, in turns within one process: `wrn bench --help`."""
+
+
+BENCH_COMMANDS = {
+    "train": bench_train, "infer": bench_infer, "memory": bench_memory_, "data": bench_data, "fig4": bench_fig4
+}  # fmt: skip
+
+
+def _tell(found: dict[str, Any], out: str | None, json: bool) -> None:
+    if out is not None:
+        from wrn.files import write_json
+
+        write_json(Path(out), found)
+    print(jsonlib.dumps(found) if json else markdown(found))

@@ -1,0 +1,70 @@
+"""What torch does not say or do of itself: which arithmetic is fast here, how much memory is held, what glibc does."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 faster than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        features = torch.cpu.get_capabilities()
+        return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+    return False
+
+
+def cores() -> int:
+    """How many of the processor's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc not to give freed memory back to the system after each step, only to fault it in again page by page.
+
+    WRN-16-4 at batch 128 trained 1.4 times as fast with it on two cores (docs/log.md).
+    """
+    _mallopt(mmap_max=0, trim_threshold=2**31 - 1)
+
+
+def free_memory_as_usual() -> None:
+    """What glibc's own adaptation comes to once arrays of tens of megabytes were freed."""
+    _mallopt(mmap_max=65536, mmap_threshold=32 << 20, trim_threshold=64 << 20)
+
+
+def _mallopt(**settings: int) -> None:
+    numbers = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+        except (OSError, AttributeError):  # musl has no such setting
+            return
+        for name, value in settings.items():
+            mallopt(numbers[name], value)
+
+
+def peak_memory(device: str) -> int | None:
+    """Bytes held at most so far: by torch on a GPU, by the process on a CPU; None where the system does not say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_held(device: str) -> int:
+    """Bytes held now; on a CPU where the system does not say, what was held at most so far."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_memory(device) or 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
