@@ -1,12 +1,11 @@
 """The `wrn` command: one function a subcommand; parse, call, print. No torch until a subcommand needs it."""
 
-import dataclasses
 import json as jsonlib
 import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
@@ -26,43 +25,16 @@ from wrn.options import (
     Optimize,
     Precision,
     Prep,
+    RecipeFlags,
     Root,
     RunPath,
     Workers,
+    fields_of,
     option,
     truth,
 )
-from wrn.recipes import Recipe, recipe
-
-_SET_ELSEWHERE = ("recipe", "model", "data")
-
-
-_METAVARS: dict[Any, str] = {
-    int: "INT",
-    int | None: "INT",
-    float: "FLOAT",
-    float | None: "FLOAT",
-    bool: "true|false",
-    str | None: "NAME",
-    tuple[int, ...]: "INT [INT ...]",
-    tuple[float, ...]: "FLOAT [FLOAT ...]",
-}
-
-
-def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
-    """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
-    metavar = _METAVARS.get(kind) or "|".join(a for a in str(kind).split("'")[1::2])
-    help_ = f"{field.metadata['meaning']} (default: the recipe's)"
-    if kind is bool:
-        kind = Literal["true", "false"]
-    return Annotated[kind | None, option(help_, metavar)]
-
-
-_HINTS = get_type_hints(Recipe)
-RecipeFlags = dataclasses.make_dataclass(
-    "RecipeFlags",
-    [(f.name, _flag(f, _HINTS[f.name]), None) for f in dataclasses.fields(Recipe) if f.name not in _SET_ELSEWHERE],
-)
+from wrn.recipes import recipe
+from wrn.reproduction.commands import report, reproduce
 
 
 def train(
@@ -92,9 +64,7 @@ def train(
     if (model is None) != (data is None):
         missing, example = ("--data", "--data digits") if data is None else ("model", "wrn-16-4")
         raise UsageError(f"wrn train: no {missing} named; add {example}, or name neither to train on digits")
-    given = {name: value for name, value in vars(flags).items() if value is not None}
-    given |= {name: value == "true" for name, value in given.items() if _HINTS[name] is bool}
-    what = recipe(model or "wrn-16-1", data=data or "digits", recipe=recipe_, **given)
+    what = recipe(model or "wrn-16-1", data=data or "digits", recipe=recipe_, **fields_of(flags))
     from wrn.training.session import train as run_training
 
     run_training(
@@ -338,7 +308,8 @@ def _print(table: Table) -> None:
 
 
 COMMANDS = {
-    "train": train, "eval": evaluate, "predict": predict, "list": list_, "info": info, "data": data_, "bench": bench
+    "train": train, "eval": evaluate, "predict": predict, "reproduce": reproduce, "report": report, "list": list_,
+    "info": info, "data": data_, "bench": bench,
 }  # fmt: skip
 DATA_COMMANDS = {"list": data_list, "prepare": data_prepare, "info": data_info, "show": data_show}
 GROUPS = {"data": DATA_COMMANDS, "bench": BENCH_COMMANDS}

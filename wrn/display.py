@@ -73,7 +73,9 @@ def say(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """`75.2` -> `1:15`, `3725` -> `1:02:05`."""
+    """`75.2` -> `1:15`, `3725` -> `1:02:05`; from two days on `3 days 4 h`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24:,} days {hours % 24} h"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,10 +1,12 @@
 """Options that several subcommands share: their types, names of values and help. No torch."""
 
-from typing import Annotated, Any, Literal
+import dataclasses
+from typing import Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import Positional, arg
 
 from wrn.data.catalog import AUGMENTATIONS, PREPROCESSING, Augment, Preprocess
+from wrn.recipes import Recipe
 
 
 def option(meaning: str, metavar: str | None = None) -> Any:
@@ -34,3 +36,41 @@ Json = Annotated[bool, option("print JSON")]
 def truth(word: Literal["true", "false"] | None) -> bool | None:
     """What a flag with three answers says: yes, no, or nothing."""
     return None if word is None else word == "true"
+
+
+_SET_ELSEWHERE = ("recipe", "model", "data")
+
+
+_METAVARS: dict[Any, str] = {
+    int: "INT",
+    int | None: "INT",
+    float: "FLOAT",
+    float | None: "FLOAT",
+    bool: "true|false",
+    str | None: "NAME",
+    tuple[int, ...]: "INT [INT ...]",
+    tuple[float, ...]: "FLOAT [FLOAT ...]",
+}
+
+
+def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
+    """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
+    metavar = _METAVARS.get(kind) or "|".join(a for a in str(kind).split("'")[1::2])
+    help_ = f"{field.metadata['meaning']} (default: the recipe's)"
+    if kind is bool:
+        kind = Literal["true", "false"]
+    return Annotated[kind | None, option(help_, metavar)]
+
+
+_HINTS = get_type_hints(Recipe)
+RecipeFlags = dataclasses.make_dataclass(
+    "RecipeFlags",
+    [(f.name, _flag(f, _HINTS[f.name]), None) for f in dataclasses.fields(Recipe) if f.name not in _SET_ELSEWHERE],
+)
+"""A flag for each field of a recipe that has not an argument of its own."""
+
+
+def fields_of(flags: Any) -> dict[str, Any]:
+    """The fields that were given, as `wrn.recipe` takes them."""
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    return given | {name: value == "true" for name, value in given.items() if _HINTS[name] is bool}

@@ -7,9 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from wrn.data.catalog import label
 from wrn.errors import Error, MissingError
@@ -60,7 +64,7 @@ class Run:
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
         """Raise wrn.Error, touching nothing, if something else than this recipe's run, so computed, lies here."""
         if not (self.path / "recipe.json").exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or {part.name for part in self.path.iterdir()} - _LOCKS):
                 raise Error(f"{self.path}: holds files but no run; choose another folder with --out")
             return
         here, there = {"seed": seed, **recipe.to_dict()}, {"seed": self.seed, **self.recipe.to_dict()}
@@ -86,6 +90,52 @@ class Run:
         if not (self.path / "recipe.json").exists():
             write_json(self.path / "recipe.json", {"seed": seed, "recipe": recipe.to_dict()})
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out of the folder, which is made if need be. Raises wrn.Error naming who is there.
+
+        The operating system lets go of it when this process ends, however it does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            self.must_be_free()
+            lock.acquire()  # it has just ended
+        try:
+            write_json(self.path / "holder.json", {"process": os.getpid(), "host": platform.node()})
+            yield
+        finally:
+            (self.path / "holder.json").unlink(missing_ok=True)
+            lock.release()
+
+    def must_be_free(self) -> None:
+        """Raise wrn.Error if another process trains here."""
+        if (holder := self.held_by()) is not None:
+            raise Error(
+                f"{self.path}: {holder} is training here; wait for it, stop it, or choose another folder with --out"
+            )
+
+    def held_by(self) -> str | None:
+        """The process that trains here now, in words; None if none does."""
+        if not (self.path / "lock").exists():
+            return None
+        try:
+            with FileLock(self.path / "lock", timeout=0):
+                return None
+        except Timeout:
+            return self._holder()
+        except OSError:  # a folder that cannot be written is not trained in
+            return None
+
+    def _holder(self) -> str:
+        try:
+            content = json.loads((self.path / "holder.json").read_text(encoding="utf-8"))
+            return f"process {content['process']} on {content['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
 
@@ -108,6 +158,8 @@ class Run:
             raise Error(f"{self.path / name}: damaged ({error}); start over with --fresh") from None
 
 
+_LOCKS = {"lock", "holder.json"}
+
 WHITENING = "whitening.safetensors"
 
 FILES = (
@@ -125,10 +177,10 @@ FILES = (
 """What a run folder holds, in an order in which they may be removed: the run is unfinished first, and gone last."""
 
 
-def default_path(recipe: Recipe, seed: int) -> Path:
-    """`runs/<data>/<model>-<recipe hash>/seed<k>`, below the working directory."""
+def default_path(recipe: Recipe, seed: int, out: str | Path = "runs") -> Path:
+    """`<out>/<data>/<model>-<recipe hash>/seed<k>`, below the working directory."""
     folder = re.sub(r"[^A-Za-z0-9._]+", "-", label(recipe.data))
-    return Path("runs") / folder / f"{recipe.model}-{recipe.hash}" / f"seed{seed}"
+    return Path(out) / folder / f"{recipe.model}-{recipe.hash}" / f"seed{seed}"
 
 
 def environment(execution: dict[str, Any]) -> dict[str, Any]:

@@ -97,9 +97,9 @@ def bench_fig4(
     json: Json = False,
 ) -> None:
     """Figure 4: forward and backward of its networks, as ratios beside the paper's."""
-    from wrn.benchmark.figure4 import bench_figure4
+    from wrn.benchmark.passes import bench_times
 
-    _tell(bench_figure4(batch_size, rounds, device, precision, truth(native)), out, json)
+    _tell(bench_times("fig4", batch_size, rounds, device, precision, truth(native)), out, json)
 
 
 def bench() -> None:

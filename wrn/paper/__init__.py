@@ -12,9 +12,21 @@ def paper() -> dict[str, Any]:
     return json.loads(files(__name__).joinpath("paper.json").read_text(encoding="utf-8"))
 
 
-def rows(experiment: str) -> list[dict[str, Any]]:
-    """The rows of one table or figure, by its id (`table4`). Raises KeyError if the paper has none such."""
-    for entry in paper()["experiments"]:
-        if entry["id"] == experiment:
-            return entry["rows"]
-    raise KeyError(experiment)
+@cache
+def experiment(name: str) -> dict[str, Any] | None:
+    """One table or figure by its id (`table4`); None if the paper has none such."""
+    return next((entry for entry in paper()["experiments"] if entry["id"] == name), None)
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of one table or figure. Raises KeyError if the paper has none such."""
+    found = experiment(name)
+    if found is None:
+        raise KeyError(name)
+    return found["rows"]
+
+
+@cache
+def authors_logs() -> list[dict[str, Any]]:
+    """Two logs of the authors' repository: network, dataset, source, epochs {epoch, lr, train_loss, test_error}."""
+    return json.loads(files(__name__).joinpath("authors_logs.json").read_text(encoding="utf-8"))

@@ -70,6 +70,7 @@ def train(
         if run.finished:
             log.line(f"already finished, left alone (--fresh starts over): {outcome.last_line(run)}")
             return run
+    run.must_be_free()
     if keep_every is not None and keep_every < 1:
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     begun = not fresh and (run.path / "env.json").exists()
@@ -87,13 +88,14 @@ def train(
     training = Training(recipe, run, seed, data, execution, log, keep_every, master, _identity(seed, data, master))
     with _explaining(execution, log):
         training.prepare()  # what is refused leaves no folder behind
-    run.begin(recipe, seed, fresh)
-    if not begun:
-        write_json(run.path / "env.json", runs.environment(execution.to_dict()))
-    if isinstance(data.preprocess, WholeImage) and stored is None:
-        write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
-    with log.copied_to(run.path / "train.log"), interruption() as interrupt, _explaining(execution, log):
-        training.run_all(interrupt)
+    with run.hold():
+        run.begin(recipe, seed, fresh)
+        if not begun:
+            write_json(run.path / "env.json", runs.environment(execution.to_dict()))
+        if isinstance(data.preprocess, WholeImage) and stored is None:
+            write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
+        with log.copied_to(run.path / "train.log"), interruption() as interrupt, _explaining(execution, log):
+            training.run_all(interrupt)
     return run
 
 

@@ -1,0 +1,147 @@
+"""The paper's figures as SVG: training curves, bars of time, blocks. No torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+COLORS = ("#c23b22", "#1f5fa8", "#2b8a3e", "#9c5fb5", "#b8860b", "#00808a")
+
+
+def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
+    """Figure 2's and 3's way: training loss dashed (left, logarithmic), test error solid (right, percent).
+
+    `runs`: names to their lines, with epoch, train_loss and test_error.
+    """
+    with _figure(7.2, 4.2) as (figure, page):
+        from matplotlib.ticker import MaxNLocator
+
+        loss_axis = figure.add_subplot()
+        error_axis = loss_axis.twinx()
+        highest, handles = 0.0, []
+        for color, (name, lines) in zip(_colors(len(runs)), runs.items(), strict=True):
+            epochs = [line["epoch"] for line in lines]
+            marker = "." if len(epochs) < 30 else ""
+            errors = [_error(line) for line in lines]
+            loss_axis.plot(
+                epochs, [line["train_loss"] for line in lines], "--", color=color, marker=marker, linewidth=1
+            )
+            (drawn,) = error_axis.plot(
+                epochs, errors, color=color, marker=marker, linewidth=1.4, label=f"{name}: {errors[-1]:.2f}%"
+            )
+            handles.append(drawn)
+            # The first epochs' errors would press all others together, as the paper's own axis knows
+            highest = max(highest, *errors[len(errors) // 10 :])
+        loss_axis.set_yscale("log")
+        loss_axis.yaxis.set_major_formatter("{x:g}")
+        loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
+        error_axis.set(ylabel="test error, % (solid)", ylim=(0, min(100.0, 1.05 * highest)))
+        error_axis.grid(alpha=0.25)
+        loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        error_axis.legend(handles=handles, loc="upper right", frameon=False, fontsize=9)
+    return page.getvalue()
+
+
+def _error(line: Mapping[str, Any]) -> float:
+    error = line["test_error"]
+    return float(line["val_error"] if error is None else error)
+
+
+def bars(ours: Mapping[str, float], paper: Mapping[str, float], title: str, to: str) -> str:
+    """Figure 4's way: times as ratios to the network `to`, ours beside the paper's."""
+    with _figure(7.2, 0.6 + 0.6 * len(ours)) as (figure, page):
+        axis = figure.add_subplot()
+        places = range(len(ours))
+        for shift, color, name, values in ((-0.2, COLORS[1], "ours", ours), (0.2, "#b0b0b0", "the paper's", paper)):
+            widths = [values.get(model, 0.0) for model in ours]
+            drawn = axis.barh([place + shift for place in places], widths, 0.38, color=color, label=name)
+            axis.bar_label(drawn, [f"{width:.2f}" if width else "" for width in widths], padding=3, fontsize=9)
+        axis.set_yticks(list(places), list(ours))
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.set(xlabel=f"time as ratio to {to}", title=title)
+        axis.legend(loc="best", frameon=False, fontsize=9)
+        axis.spines["right"].set_visible(False)
+    return page.getvalue()
+
+
+def rates(rows: Sequence[Mapping[str, Any]], title: str) -> str:
+    """A benchmark's images/s, network by network, contestant beside contestant."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    with _figure(7.2, 0.8 + 0.28 * len(rows)) as (figure, page):
+        axis = figure.add_subplot()
+        height = 0.8 / len(names)
+        for place, (color, name) in enumerate(zip(_colors(len(names)), names, strict=True)):
+            found = {row["model"]: row["images_per_second"] for row in rows if row["contestant"] == name}
+            widths = [found.get(model, 0.0) for model in models]
+            at = [number - 0.4 + height * (place + 0.5) for number in range(len(models))]
+            drawn = axis.barh(at, widths, 0.92 * height, color=color, label=name)
+            axis.bar_label(drawn, [f"{width:,.0f}" if width else "" for width in widths], padding=3, fontsize=8)
+        axis.set_yticks(range(len(models)), models)
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.set(xlabel="images/s", title=title)
+        axis.legend(loc="best", frameon=False, fontsize=9)
+        axis.spines["right"].set_visible(False)
+    return page.getvalue()
+
+
+def blocks(panels: Sequence[Mapping[str, Any]]) -> str:
+    """Figure 1: each panel's layers from top to bottom, and the shortcut beside them. BN-ReLU as thin bars."""
+    with _figure(8.4, 4.4) as (figure, page):
+        from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+        axis = figure.add_subplot()
+        axis.set_axis_off()
+        deepest = max(sum(1.0 if layer["kind"] != "bn-relu" else 0.55 for layer in panel["layers"]) for panel in panels)
+        for number, panel in enumerate(panels):
+            x, y = 3.4 * number, 0.0
+            axis.annotate("", (x, -0.7), (x, 0.4), arrowprops={"arrowstyle": "-", "color": "0.3"})
+            for layer in panel["layers"]:
+                words, height, color = _box(layer)
+                wide = 2.2 if panel["name"] in ("basic-wide", "wide-dropout") else 1.5
+                y -= height + 0.22
+                patch = FancyBboxPatch(
+                    (x - wide / 2, y), wide, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor="0.3"
+                )
+                axis.add_patch(patch)
+                axis.text(x, y + height / 2, words, ha="center", va="center", fontsize=8 if height > 0.4 else 6.5)
+            axis.add_patch(
+                FancyArrowPatch(
+                    (x, 0.15), (x, y - 0.55), connectionstyle="arc3,rad=-0.55", arrowstyle="-|>", mutation_scale=9,
+                    color="0.3",
+                )
+            )  # fmt: skip
+            axis.annotate("", (x, y - 0.55), (x, y), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
+            axis.text(x, y - 0.75, "+", ha="center", va="center", fontsize=12)
+            axis.text(x, -1.35 * deepest - 1.4, f"({'abcd'[number % 4]}) {panel['name']}\n{panel['model']}",
+                      ha="center", va="top", fontsize=9)  # fmt: skip
+        axis.set_xlim(-1.8, 3.4 * len(panels) - 1.2)
+        axis.set_ylim(-1.35 * deepest - 2.6, 0.6)
+    return page.getvalue()
+
+
+def _box(layer: Mapping[str, Any]) -> tuple[str, float, str]:
+    if layer["kind"] == "conv":
+        return f"conv {layer['size']}x{layer['size']}, {layer['width']}", 0.7, "#dce8f5"
+    if layer["kind"] == "dropout":
+        return f"dropout {layer['p']:g}", 0.5, "#f8dcd6"
+    return "BN, ReLU", 0.32, "#f1efe6"
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[place % len(COLORS)] for place in range(count)]
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Any, StringIO]]:
+    """A figure to draw in, which is on the page afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "wrn", "svg.fonttype": "none", "axes.spines.top": False}):
+        from matplotlib.figure import Figure
+
+        figure, page = Figure(figsize=(width, height), layout="constrained"), StringIO()
+        yield figure, page
+        figure.savefig(page, format="svg", metadata={"Date": None})

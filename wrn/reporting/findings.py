@@ -1,0 +1,291 @@
+"""What the runs of an experiment came to: cells, claims and times, from run folders alone. No torch."""
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wrn.experiments.parts import Claim, Column, Rise, Row
+from wrn.paper import experiment as of_the_paper
+from wrn.reporting.statistics import Interval, above_zero, mean, median, paired, within
+from wrn.reproduction import plan
+from wrn.reproduction.plan import Cell, Choice
+from wrn.runs import Run
+
+LAST_OR_BEST = (
+    "Ours are the last epoch's errors. The paper does not say whether it prints the last or the best: the authors' one "
+    "public log of WRN-40-4 ends at 5.11 and has 4.92 at best, where Table 4 prints 4.97."
+)
+
+
+@dataclass(frozen=True)
+class CellFinding:
+    """One network on one data set: the finished runs' values by seed, and what became of the others."""
+
+    cell: Cell
+    states: tuple[str, ...]
+    values: Mapping[int, float]
+    paper: float | None
+    reproduced: bool | None
+    comparable: bool
+    to_base: Interval | None = None  # by how much the base row is higher
+
+    @property
+    def median(self) -> Interval | None:
+        return median(list(self.values.values())) if self.values else None
+
+    @property
+    def others(self) -> str:
+        """The runs that are not finished: `failed`, `2 running; 1 missing`; "not run" if none is."""
+        counts = Counter(state.partition(":")[0] for state in self.states if state != "finished")
+        if set(counts) == {"missing"} and not self.values:
+            return "not run"
+        told = [state if len(self.states) == 1 else f"{count} {state}" for state, count in counts.items()]
+        return "; ".join(told)
+
+    @property
+    def failures(self) -> list[str]:
+        """Which runs failed and why, one reason once."""
+        reasons = dict.fromkeys(state for state in self.states if state.startswith("failed"))
+        return [f"{self.cell.row.key} on {self.cell.column.title} {reason}" for reason in reasons]
+
+    @property
+    def verdict(self) -> str:
+        """Against the paper's number, with the tolerance; empty where there is nothing to compare."""
+        if self.paper is None or not self.comparable or not self.values:
+            return ""
+        word = {True: "reproduced", False: "not reproduced", None: "undecided"}[self.reproduced]
+        few = f", {len(self.values)} run{'s' * (len(self.values) > 1)}" if len(self.values) < 3 else ""
+        return f"{word} (±{self.cell.column.tolerance:g}{few})"
+
+
+@dataclass(frozen=True)
+class ClaimFinding:
+    """A claim, whether our runs bear it out, whether the paper's own numbers do, and the figures."""
+
+    text: str
+    verdict: str
+    of_the_paper: str
+    figures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TimeFinding:
+    """What a row took, as ratio to the reference row, and the paper's."""
+
+    row: Row
+    ms: float
+    ratio: float
+    paper: float | None
+    paper_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """All of an experiment."""
+
+    choice: Choice
+    columns: tuple[Column, ...]
+    cells: tuple[CellFinding, ...]
+    claims: tuple[ClaimFinding, ...]
+    times: tuple[TimeFinding, ...] = ()
+    times_on: str = ""
+    notes: tuple[str, ...] = ()
+    drawing: Any = field(default=None)  # of Figure 1: what the modules told
+
+    def cell(self, row: Row, column: Column) -> CellFinding | None:
+        return next((each for each in self.cells if (each.cell.row, each.cell.column) == (row, column)), None)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for row in self.choice.of.rows if not self.choice.rows or row.key in self.choice.rows]
+
+
+def find(choice: Choice, out: str | Path, failures: Mapping[str, str] | None = None) -> Finding:
+    """Read the runs of what was asked, below the folder `out`. Raises wrn.Error for damaged files."""
+    found = [_cell(choice, cell, failures or {}) for cell in plan.cells(choice, out)]
+    if choice.of.base is not None:
+        bases = {each.cell.column: each.values for each in found if each.cell.row.key == choice.of.base}
+        found = [
+            CellFinding(**{**each.__dict__, "to_base": paired(bases.get(each.cell.column, {}), each.values)})
+            if each.cell.row.key != choice.of.base
+            else each
+            for each in found
+        ]
+    columns = plan.columns(choice)
+    times, times_on = _times(choice, Path(out))
+    return Finding(
+        choice,
+        columns,
+        tuple(found),
+        tuple(_claim(choice, claim, found, times) for claim in choice.of.claims),
+        times,
+        times_on,
+        (*(reason for each in found for reason in each.failures), *_notes(choice, columns)),
+        _read(Path(out) / "drawings" / f"{choice.experiment}.json"),
+    )
+
+
+def _cell(choice: Choice, cell: Cell, failures: Mapping[str, str]) -> CellFinding:
+    states = tuple(plan.state(job, failures) for job in cell.jobs)
+    values = {
+        job.seed: value
+        for job, state in zip(cell.jobs, states, strict=True)
+        if state == "finished" and (value := Run(job.path).result.get(cell.column.result)) is not None
+    }
+    theirs, single = plan.paper_value(choice, cell.row, cell.column), plan.runs_of_the_paper(choice) == 1
+    alike = None
+    if values and theirs is not None:
+        alike = within(median(list(values.values())), theirs, cell.column.tolerance, single)
+    return CellFinding(cell, states, values, theirs, alike, choice.faithful)
+
+
+def _claim(
+    choice: Choice, claim: Claim | Rise, cells: list[CellFinding], times: tuple[TimeFinding, ...]
+) -> ClaimFinding:
+    if isinstance(claim, Rise):
+        return _rise(claim, cells)
+    if claim.columns == ("time",):
+        return _faster(choice, claim, times)
+    single = of_the_paper(choice.experiment) is not None and plan.runs_of_the_paper(choice) == 1
+    decided: list[bool | None] = []
+    figures: list[str] = []
+    for column in plan.columns(choice):
+        if choice.data is None and claim.columns and column.key not in claim.columns:
+            continue
+        values = {each.cell.row.key: each.values for each in cells if each.cell.column == column}
+        for worse, better in claim.pairs:
+            difference = paired(values.get(worse, {}), values.get(better, {}))
+            if difference is None:
+                decided.append(None)
+                continue
+            decided.append(above_zero(difference, single))
+            figures.append(f"{worse} - {better} on {column.title}: {_difference(difference)}")
+    return ClaimFinding(claim.text, _together(decided, figures, single), _in_the_paper(choice, claim), tuple(figures))
+
+
+def _in_the_paper(choice: Choice, claim: Claim) -> str:
+    """Whether the paper's own numbers bear the claim out."""
+    rows = {row.key: row for row in choice.of.rows}
+    signs = []
+    for column in choice.of.columns:
+        if claim.columns and column.key not in claim.columns:
+            continue
+        for worse, better in claim.pairs:
+            high, low = (_paper_number(choice, rows[key], column) for key in (worse, better))
+            if high is not None and low is not None:
+                signs.append(high > low)
+    return "" if not signs else "held" if all(signs) else f"not held ({signs.count(False)} of {len(signs)} pairs)"
+
+
+def _paper_number(choice: Choice, row: Row, column: Column) -> float | None:
+    if row.only and column.key not in row.only:
+        return None
+    faithful = Choice(experiment=choice.experiment, version=choice.version)
+    return plan.paper_value(faithful, row, column)
+
+
+def _faster(choice: Choice, claim: Claim, times: tuple[TimeFinding, ...]) -> ClaimFinding:
+    ours = {each.row.key: each.ratio for each in times}
+    rows = {row.key: row for row in choice.of.rows}
+    signs = [ours[slow] > ours[fast] for slow, fast in claim.pairs if slow in ours and fast in ours]
+    theirs = [(plan.paper_time(choice, rows[slow]), plan.paper_time(choice, rows[fast])) for slow, fast in claim.pairs]
+    known = [slow > fast for slow, fast in theirs if slow is not None and fast is not None]
+    figures = tuple(f"{slow} : {fast} = {ours[slow] / ours[fast]:.2f}" for slow, fast in claim.pairs if slow in ours)
+    verdict = "not run" if not signs else "held" if all(signs) else "not held"
+    return ClaimFinding(claim.text, verdict, "held" if known and all(known) else "not held" if known else "", figures)
+
+
+def _rise(claim: Rise, cells: list[CellFinding]) -> ClaimFinding:
+    decided: list[bool | None] = []
+    figures = []
+    for each in cells:
+        if each.cell.row.key not in claim.rows:
+            continue
+        rises = [rise for job in each.cell.jobs if (rise := _rise_of(Run(job.path))) is not None]
+        if not rises:
+            decided.append(None)
+            continue
+        decided.append(above_zero(mean(rises), one_is_enough=True))
+        figures.append(f"{each.cell.row.key} on {each.cell.column.title}: {_difference(mean(rises))}")
+    return ClaimFinding(claim.text, _together(decided, figures, True), "", tuple(figures))
+
+
+def _rise_of(run: Run) -> float | None:
+    """By how much the test error's mean over the last quarter of the second stage exceeds that over the first."""
+    if not (run.path / "recipe.json").exists():
+        return None
+    lines = run.metrics
+    stages = sorted({line["lr"] for line in lines}, reverse=True)
+    if len(stages) < 3:  # until the second drop
+        return None
+    errors = [line["test_error"] for line in lines if line["lr"] == stages[1]]
+    quarter = len(errors) // 4
+    if not quarter or None in errors:
+        return None
+    return statistics.mean(errors[-quarter:]) - statistics.mean(errors[:quarter])
+
+
+def _together(decided: list[bool | None], figures: list[str], single: bool) -> str:
+    if not figures:
+        return "not run"
+    one = " (from one run each, as the paper's)" if single and any("n = 1" in each for each in figures) else ""
+    if any(each is False for each in decided):
+        return f"not held{one}"
+    return f"held{one}" if all(decided) else "not decided"
+
+
+def _difference(interval: Interval) -> str:
+    if math.isinf(interval.low):
+        return f"{interval.value:+.2f}, n = 1"
+    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}], n = {interval.n}"
+
+
+def _times(choice: Choice, out: Path) -> tuple[tuple[TimeFinding, ...], str]:
+    found, times = _read(out / "times" / f"{choice.experiment}.json"), choice.of.times
+    if found is None or times is None:
+        return (), ""
+    ours = {row["model"]: row["ms"] for row in found["rows"]}
+    reference = next(row for row in choice.of.rows if row.key == times.to)
+    to, paper_to = ours[reference.model], plan.paper_time(choice, reference)
+    rows = []
+    for row in choice.of.rows:
+        if row.model in ours:
+            theirs = plan.paper_time(choice, row)
+            rows.append(
+                TimeFinding(
+                    row,
+                    ours[row.model],
+                    ours[row.model] / to,
+                    theirs,
+                    None if theirs is None or paper_to is None else theirs / paper_to,
+                )
+            )
+    about = found["machine"]
+    return tuple(rows), f"{about['device']}, {about['threads']} threads, torch {about['torch']}; {found['execution']}"
+
+
+def _notes(choice: Choice, columns: tuple[Column, ...]) -> tuple[str, ...]:
+    notes = [choice.of.note] if choice.of.note else []
+    if columns and not choice.faithful:
+        asked = ", ".join([*([f"on {columns[0].title}"] if choice.data else []), *map(_field, choice.fields.items())])
+        notes.append(f"Not the paper's experiment: {asked}. Its numbers stand beside ours for the pattern alone.")
+    if choice.precision != "fp32":
+        notes.append(f"Trained in {choice.precision}; errors are evaluated in fp32.")
+    if columns and of_the_paper(choice.experiment) is not None:
+        notes.append(LAST_OR_BEST)
+    return tuple(notes)
+
+
+def _field(item: tuple[str, Any]) -> str:
+    value = item[1]
+    return f"{item[0]} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+
+
+def _read(path: Path) -> Any:
+    """A file's JSON; None if there is none. Raises ValueError for a damaged one."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,187 @@
+"""`wrn report`: everything that a folder of runs holds, as Markdown or as one page of HTML. No torch."""
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from wrn.errors import MissingError
+from wrn.experiments.catalog import EXPERIMENTS
+from wrn.files import write_text
+from wrn.paper import experiment as of_the_paper
+from wrn.reporting import authors_log, figures, markdown, tables
+from wrn.reporting.authors_log import AuthorsLog
+from wrn.reporting.findings import Finding, find
+from wrn.reporting.tables import Table, Text
+from wrn.reproduction import plan
+from wrn.runs import Run
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table or figure of the page; pictures are (title, SVG)."""
+
+    anchor: str
+    title: str
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+    pictures: tuple[tuple[str, str], ...]
+
+
+def markdown_page(runs: str | Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> str:
+    """What the folder's runs came to; experiments of which nothing was run are named at the end."""
+    found = _findings(runs, version)
+    told = [finding for finding in found if _has_anything(finding)]
+    missing = [finding.choice.experiment for finding in found if not _has_anything(finding)]
+    parts = [markdown.markdown(told)] if told else []
+    if missing:
+        parts.append(f"Not run: {', '.join(missing)}.")
+    parts.append("## The authors' logs\n\n" + markdown.table(_of_logs([*authors_log.kept(), *authors_log.read(logs)])))
+    return "\n\n".join(parts)
+
+
+def html_page(runs: str | Path, out: Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> None:
+    """Write one page that needs nothing else. Raises MissingError if there is no such folder of runs."""
+    from jinja2 import Environment
+
+    sections = [_section(finding) for finding in _findings(runs, version)]
+    known = [*authors_log.kept(), *authors_log.read(logs)]
+    sections += [_logs_section(known, Path(runs)), *_benchmarks(Path(runs))]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
+    write_text(out, template.render(sections=sections, runs=_all_runs(Path(runs), out), picture=_as_data))
+
+
+def _findings(runs: str | Path, version: str) -> list[Finding]:
+    """Of every plan, and of every experiment of the paper without one."""
+    if not Path(runs).is_dir():
+        raise MissingError(f"{runs}: no such folder of runs; give the --out of wrn reproduce")
+    planned = plan.saved(runs)
+    found = [find(choice, runs, failures) for choice, failures in planned]
+    for name, known in EXPERIMENTS.items():
+        if of_the_paper(name) is not None and not any(choice.experiment == name for choice, _ in planned):
+            found.append(find(plan.choose(name, version if version in known.versions else "v4"), runs))
+    return sorted(found, key=lambda each: list(EXPERIMENTS).index(each.choice.experiment))
+
+
+def _has_anything(finding: Finding) -> bool:
+    return bool(finding.times or finding.drawing) or any(set(cell.states) != {"missing"} for cell in finding.cells)
+
+
+def _section(finding: Finding) -> Section:
+    found = []
+    if finding.rows:
+        found.append(tables.errors(finding))
+    if finding.claims:
+        found.append(tables.claims(finding))
+    notes = list(finding.notes)
+    if finding.times_on:
+        notes.append(f"Times: {finding.times_on}.")
+    if not _has_anything(finding):
+        notes.append("Not run.")
+    return Section(finding.choice.name, tables.title(finding), tuple(found), tuple(notes), tuple(_pictures(finding)))
+
+
+def _pictures(finding: Finding) -> Iterator[tuple[str, str]]:
+    if finding.drawing:
+        yield "The blocks, drawn from the modules", figures.blocks(finding.drawing)
+    if finding.times:
+        times, choice = finding.times, finding.choice
+        assert choice.of.times is not None
+        ours = {each.row.key: each.ratio for each in times}
+        paper = {each.row.key: each.paper_ratio for each in times if each.paper_ratio is not None}
+        yield "Times", figures.bars(ours, paper, choice.of.title, choice.of.times.to)
+    if finding.choice.of.curves:
+        for column in finding.columns:
+            lines = {}
+            for cell in finding.cells:
+                finished = [job for job, state in zip(cell.cell.jobs, cell.states, strict=True) if state == "finished"]
+                if cell.cell.column == column and finished:
+                    lines[cell.cell.row.key] = Run(finished[0].path).metrics
+            if lines:
+                yield f"{column.title}, first seed", figures.curves(lines, f"{column.title}, seed 0")
+
+
+def _logs_section(logs: Sequence[AuthorsLog], runs: Path) -> Section:
+    """The authors' own runs, and ours of the same network and recipe where there are some."""
+    pictures = []
+    for log in logs:
+        lines: dict[str, Sequence[dict[str, Any]]] = {f"the authors' {log.title}": log.epochs}
+        for path in _run_folders(runs):
+            run = Run(path)
+            if run.finished and _is_the_same(run, log):
+                lines[f"ours, seed {run.seed}"] = run.metrics
+        pictures.append((log.title, figures.curves(lines, log.title)))
+    note = (
+        "Their code wrote a line an epoch. The paper does not say whether it prints the last epoch's error or the best."
+    )
+    return Section("authors-logs", "The authors' logs", (_of_logs(logs),), (note,), tuple(pictures))
+
+
+def _is_the_same(run: Run, log: AuthorsLog) -> bool:
+    """The network of the log, on CIFAR-10, whitened, with the authors' recipe."""
+    recipe, name = run.recipe, log.title.partition(" on ")[0].lower().replace("pre-act resnet", "pre-resnet")
+    return (recipe.model, recipe.data, recipe.preprocess) == (name, "cifar10", "zca") and recipe.epochs == 200
+
+
+def _of_logs(logs: Sequence[AuthorsLog]) -> Table:
+    rows = [
+        (Text(log.title), Text(str(len(log.epochs))), Text(f"{log.last:.2f}"),
+         Text(f"{log.best['test_error']:.2f} at epoch {log.best['epoch']}"))
+        for log in logs
+    ]  # fmt: skip
+    return Table(("run", "epochs", "last test error", "best"), tuple(rows))
+
+
+def _benchmarks(runs: Path) -> Iterator[Section]:
+    """What `wrn bench train --out RUNS/bench/NAME.json` kept."""
+    for path in sorted((runs / "bench").rglob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("what") != "train":
+            continue
+        about = found["machine"]
+        words = f"{about['device']}, {about['threads']} threads, torch {about['torch']}; {found['execution']}"
+        picture = figures.rates(found["rows"], "Training")
+        yield Section(
+            f"bench-{path.stem}", f"Speed: {about['device']}", (), (words,), (("Training, images/s", picture),)
+        )
+
+
+def _run_folders(runs: Path) -> list[Path]:
+    return sorted(path.parent for path in runs.rglob("recipe.json"))
+
+
+def _all_runs(runs: Path, out: Path) -> list[dict[str, Any]]:
+    """Every run with links, relative to the page, to what it was."""
+    found = []
+    for path in _run_folders(runs):
+        run = Run(path)
+        recipe = run.recipe
+        link = Path(os.path.relpath(path, out.parent)).as_posix()
+        environment = run.env if (path / "env.json").exists() else {}
+        execution = environment.get("execution", {})
+        changes = ", ".join(f"{name} {change['here']}" for name, change in recipe.deviations().items())
+        state = f"{run.result['test_error']:.2f}" if run.finished else None
+        if state is None:
+            state = "running" if run.held_by() else f"stopped after epoch {len(run.metrics)} of {recipe.epochs}"
+        found.append(
+            {
+                "name": path.relative_to(runs).as_posix(),
+                "recipe": f"{recipe.recipe}{' but ' + changes if changes else ''}",
+                "how": f"{execution.get('device', '')} {execution.get('precision', '')}".strip(),
+                "versions": environment.get("versions", {}).get("torch", ""),
+                "state": state,
+                "finished": run.finished,
+                "link": link,
+            }
+        )
+    return found
+
+
+def _as_data(svg: str) -> str:
+    """A picture as an address of its own, so that the names within one SVG do not meet those of another."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -1,0 +1,62 @@
+"""`wrn reproduce` and `wrn report`: parse, call, print. No torch until something is run."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from wrn.errors import Error, UsageError
+from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option
+
+Version = Annotated[
+    Literal["v1", "bmvc", "v4"], arg(help="of the paper, whose numbers and preprocessing", metavar="v1|bmvc|v4")
+]
+
+
+def reproduce(
+    experiment: Annotated[Positional[str], option("such as table4, fig2 or quirks; see `wrn list experiments`", "ID")],
+    flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
+    *,
+    data: Annotated[str | None, option("the same table on this data set", "DATA")] = None,
+    rows: Annotated[tuple[str, ...], option("these networks alone (default: all)", "NAME [NAME ...]")] = (),
+    seeds: Annotated[int | None, option("runs of each network (default: as many as the paper)", "INT")] = None,
+    paper_version: Version = "v4",
+    jobs: Annotated[int, arg(help="runs at a time; the cores are shared out")] = 1,
+    dry_run: Annotated[bool, option("show the plan, with an estimate of time and disk, and stop")] = False,
+    precision: Annotated[Literal["fp32", "bf16"], arg(help="arithmetic of training", metavar="fp32|bf16")] = "fp32",
+    device: Device = None,
+    workers: Workers = None,
+    root: Root = None,
+    out: Annotated[str, arg(help="the folder of all runs", metavar="FOLDER")] = "runs",
+) -> None:
+    """Run what a table or figure of the paper needs and is not there yet, and show it beside the paper's numbers."""
+    from wrn.reproduction import plan
+    from wrn.reproduction.reproduce import reproduce as run_reproduction
+    from wrn.reproduction.reproduce import show_plan
+    from wrn.reproduction.schedule import How, threads_each
+
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs}: must be at least 1")
+    choice = plan.choose(experiment, paper_version, seeds, data, rows, precision, fields_of(flags))
+    how = How(device, workers, root, threads_each(jobs))
+    if dry_run:
+        show_plan(choice, out, jobs, how, print)
+    elif not run_reproduction(choice, out, jobs, how, lambda words: print(words, flush=True)):
+        raise Error(f"{experiment}: some runs failed; the table says why, and the same command tries them again")
+
+
+def report(
+    runs: Annotated[Positional[str], option("the folder of all runs", "RUNS")] = "runs",
+    *,
+    out: Annotated[str | None, option("write one HTML page (default: print Markdown)", "FILE")] = None,
+    paper_version: Version = "v4",
+    log: Annotated[tuple[str, ...], option("logs of the authors' Lua code, drawn beside ours", "FILE [FILE ...]")] = (),
+) -> None:
+    """Show every table and figure: ours, from run folders alone, beside the paper's."""
+    from wrn.reporting.report import html_page, markdown_page
+
+    if out is None:
+        print(markdown_page(runs, paper_version, log))
+        return
+    html_page(runs, Path(out), paper_version, log)
+    print(f"{out}: written")

@@ -1,0 +1,170 @@
+"""Runs, several at a time, each a process of its own: one that fails leaves the others alone. No torch."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import IO, Any
+
+from wrn.display import duration
+from wrn.recipes import Recipe, recipe
+from wrn.reproduction.plan import Job
+from wrn.runs import Run
+from wrn.training.interruption import Interrupted
+
+
+@dataclass(frozen=True)
+class How:
+    """What all runs are told that is not part of their recipe."""
+
+    device: str | None = None
+    workers: int | None = None
+    root: str | None = None
+    threads: int | None = None  # of each run; None: as many as torch takes by itself
+
+
+def command(job: Job, how: How) -> list[str]:
+    """The words after `wrn` that make the run, for a person as well."""
+    recipe = job.recipe
+    usual = _usual(recipe)
+    words = ["train", recipe.model, "--data", recipe.data, "--recipe", recipe.recipe]
+    if recipe.depth_rule is not None:
+        words += ["--depth-rule", recipe.depth_rule]
+    if recipe.epochs != usual.epochs:
+        words += ["--epochs", str(recipe.epochs)]
+        usual = _usual(recipe, epochs=recipe.epochs)
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if value != getattr(usual, field.name):
+            words += [f"--{field.name.replace('_', '-')}", *_words(value)]
+    words += ["--seed", str(job.seed), "--precision", job.precision]
+    for name in ("device", "workers", "root"):
+        if getattr(how, name) is not None:
+            words += [f"--{name}", str(getattr(how, name))]
+    return [*words, "--out", str(job.path)]
+
+
+def _usual(made: Recipe, **given: Any) -> Recipe:
+    """What the recipe's name alone stands for."""
+    rule = {} if made.depth_rule is None else {"depth_rule": made.depth_rule}
+    return recipe(made.model, data=made.data, recipe=made.recipe, **given, **rule)
+
+
+def _words(value: Any) -> list[str]:
+    if isinstance(value, tuple):
+        return [str(each) for each in value]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    told: IO[bytes]
+    since: float
+
+
+def run_all(jobs: Sequence[Job], at_once: int, how: How, say: Callable[[str], None]) -> dict[str, str]:
+    """Run what is not finished; returns why runs failed, by their names. A teacher is trained before who needs it.
+
+    SIGINT and SIGTERM are passed on: the runs save and end, and Interrupted is raised. If this process is killed the
+    runs are killed too, and continue from their last checkpoint the next time.
+    """
+    waiting = [job for job in jobs if not Run(job.path).finished]
+    running: list[_Running] = []
+    failed: dict[str, str] = {}
+    passed_on, total = 0, len(jobs)
+    done = total - len(waiting)
+    say(f"{total} runs, {done} of them finished; {at_once} at a time")
+    with _signals() as came:
+        while waiting or running:
+            for number in came[passed_on:]:
+                waiting.clear()
+                for each in running:
+                    each.process.send_signal(number)
+                passed_on += 1
+            for each in [each for each in running if each.process.poll() is not None]:
+                running.remove(each)
+                done += 1
+                why = _why_failed(each)
+                if why is not None and not came:
+                    failed[each.job.name] = why
+                say(f"[{done}/{total}] {each.job.title}: {_in_words(each, why, bool(came))}")
+            for job in list(waiting):
+                if job.after is not None and job.after.name in failed:
+                    waiting.remove(job)
+                    done += 1
+                    failed[job.name] = f"its teacher failed: {failed[job.after.name]}"
+                    say(f"[{done}/{total}] {job.title}: {failed[job.name]}")
+                elif len(running) < at_once and (job.after is None or Run(job.after.path).finished):
+                    waiting.remove(job)
+                    running.append(_started(job, how))
+            time.sleep(0.05)
+    if came:
+        raise Interrupted(came[0])
+    return failed
+
+
+def _started(job: Job, how: How) -> _Running:
+    environment = dict(os.environ)
+    if how.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(how.threads)
+    told = tempfile.TemporaryFile()  # noqa: SIM115  # it is read when the process has ended
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wrn.reproduction.child", *command(job, how)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # it is in the run's train.log
+        stderr=told,
+        env=environment,
+        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we pass it on
+    )
+    return _Running(job, process, told, time.monotonic())
+
+
+def _why_failed(ended: _Running) -> str | None:
+    """Why it failed; None if it did not."""
+    if ended.process.returncode == 0:
+        return None
+    ended.told.seek(0)
+    lines = ended.told.read().decode(errors="replace").strip().splitlines()
+    if ended.process.returncode < 0:
+        return f"killed by {signal.Signals(-ended.process.returncode).name}"
+    return lines[-1].removeprefix("wrn: error: ") if lines else f"exit code {ended.process.returncode}"
+
+
+def _in_words(ended: _Running, why: str | None, stopped: bool) -> str:
+    if why is None:
+        error = Run(ended.job.path).result["test_error"]
+        return f"test error {error:.2f}%, after {duration(time.monotonic() - ended.since)}"
+    return "stopped, saved" if stopped else f"failed: {why}"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """While open, note SIGINT and SIGTERM in the list."""
+    noted: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: noted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def threads_each(at_once: int) -> int | None:
+    """How many threads each of several runs gets: the cores, shared out. None for a single run."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return None if at_once == 1 else max(1, cores // at_once)
+
+
+def disk_of(jobs: Sequence[Job], parameters: Callable[[Job], int]) -> int:
+    """Bytes that the runs leave: weights, momentum and weights in two checkpoints, the predictions."""
+    return sum(5 * 4 * parameters(job) + 2_000_000 for job in jobs)
