@@ -132,16 +132,16 @@ def predict(
 
 def list_(
     what: Annotated[
-        Positional[Literal["models", "data", "recipes"] | None],
-        option("all without it", "models|data|recipes"),
+        Positional[Literal["models", "data", "recipes", "experiments"] | None],
+        option("all without it", "models|data|recipes|experiments"),
     ] = None,
     *,
     json: Json = False,
 ) -> None:
-    """List the networks, the data sets, or the recipes and how they differ."""
-    from wrn.listing import data_sets, models, recipes
+    """List the networks, the data sets, the recipes and how they differ, or what can be reproduced."""
+    from wrn.listing import data_sets, experiments, models, recipes
 
-    listings = {"models": models, "data": data_sets, "recipes": recipes}
+    listings = {"models": models, "data": data_sets, "recipes": recipes, "experiments": experiments}
     chosen = [what] if what else list(listings)
     if json:
         print(jsonlib.dumps({name: listings[name]() for name in chosen}))

@@ -14,13 +14,14 @@ from wrn.data.batching import Split
 
 @dataclass(frozen=True)
 class Scores:
-    """loss: mean cross-entropy in nats; error: percent; wrong of count images; logits float32 (count, classes)."""
+    """loss: mean cross-entropy in nats; errors in percent; wrong of count images; logits float32 (count, classes)."""
 
     loss: float
     error: float
     wrong: int
     count: int
     logits: Tensor
+    top5_error: float | None  # none of the five likeliest classes is right; None with five classes or fewer
 
 
 @torch.inference_mode()
@@ -42,4 +43,7 @@ def evaluate(
     outputs, targets = torch.cat(logits).cpu(), torch.cat(labels).cpu()
     wrong = int((outputs.argmax(1) != targets).sum())
     loss = F.cross_entropy(outputs.double(), targets).item()
-    return Scores(loss, 100 * wrong / len(targets), wrong, len(targets), outputs)
+    top5_error = None
+    if outputs.shape[1] > 5:
+        top5_error = 100 * (1 - (outputs.topk(5).indices == targets[:, None]).any(1).double().mean().item())
+    return Scores(loss, 100 * wrong / len(targets), wrong, len(targets), outputs, top5_error)

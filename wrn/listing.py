@@ -6,7 +6,9 @@ from typing import Any
 
 from wrn.data.catalog import AUGMENTATIONS, DATASETS, PREPROCESSING, entry
 from wrn.data.preparation import prepared
+from wrn.experiments.catalog import EXPERIMENTS
 from wrn.models.names import MODELS, parse, rule_of
+from wrn.paper import experiment as of_the_paper
 from wrn.recipes import RECIPES, Recipe, recipe
 
 
@@ -23,6 +25,20 @@ def models() -> list[dict[str, Any]]:
             "source": source,
         }
         for name, source in MODELS.items()
+    ]
+
+
+def experiments() -> list[dict[str, Any]]:
+    """What `wrn reproduce` knows: the paper's tables and figures, and more."""
+    return [
+        {
+            "experiment": name,
+            "title": known.title,
+            "rows": len(known.rows),
+            "data": list(dict.fromkeys(column.data for column in known.columns)),
+            "paper versions": list(known.versions) if of_the_paper(name) else [],
+        }
+        for name, known in EXPERIMENTS.items()
     ]
 
 

@@ -2,4 +2,6 @@
 
 from wrn.experiments.parts import Experiment
 
-EXPERIMENT = Experiment(id="fig1", title="Residual blocks", rows=(), columns=())
+EXPERIMENT = Experiment(
+    id="fig1", title="Residual blocks", rows=(), columns=(), versions={"v1": {}, "bmvc": {}, "v4": {}}
+)

@@ -24,5 +24,5 @@ EXPERIMENT = Experiment(
             columns=("time",),
         ),
     ),
-    times=Times(key="time_ms", title="ms", to="wrn-40-4", batch_size=32),
+    times=Times(key="time_ms", to="wrn-40-4", batch_size=32),
 )

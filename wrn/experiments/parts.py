@@ -68,7 +68,6 @@ class Times:
     """What the paper prints of time, as ratios to the row `to`: forward and backward passes of one minibatch."""
 
     key: str  # of the paper's row
-    title: str
     to: str
     batch_size: int
     image_size: int = 32

@@ -39,5 +39,5 @@ EXPERIMENT = Experiment(
             columns=("time",),
         ),
     ),
-    times=Times(key="time_s_per_epoch", title="s/epoch", to="wrn-28-2", batch_size=128),
+    times=Times(key="time_s_per_epoch", to="wrn-28-2", batch_size=128),
 )

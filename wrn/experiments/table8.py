@@ -27,5 +27,5 @@ EXPERIMENT = Experiment(
             columns=("time",),
         ),
     ),
-    times=Times(key="time_ms_per_batch16", title="ms/batch", to="wrn-50-2-bottleneck", batch_size=16, image_size=224),
+    times=Times(key="time_ms_per_batch16", to="wrn-50-2-bottleneck", batch_size=16, image_size=224),
 )

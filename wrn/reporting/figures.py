@@ -49,7 +49,7 @@ def _error(line: Mapping[str, Any]) -> float:
 
 def bars(ours: Mapping[str, float], paper: Mapping[str, float], title: str, to: str) -> str:
     """Figure 4's way: times as ratios to the network `to`, ours beside the paper's."""
-    with _figure(7.2, 0.6 + 0.6 * len(ours)) as (figure, page):
+    with _figure(7.2, 1.2 + 0.55 * len(ours)) as (figure, page):
         axis = figure.add_subplot()
         places = range(len(ours))
         for shift, color, name, values in ((-0.2, COLORS[1], "ours", ours), (0.2, "#b0b0b0", "the paper's", paper)):
@@ -60,7 +60,7 @@ def bars(ours: Mapping[str, float], paper: Mapping[str, float], title: str, to: 
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.set(xlabel=f"time as ratio to {to}", title=title)
-        axis.legend(loc="best", frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         axis.spines["right"].set_visible(False)
     return page.getvalue()
 
@@ -69,7 +69,7 @@ def rates(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     """A benchmark's images/s, network by network, contestant beside contestant."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     names = list(dict.fromkeys(row["contestant"] for row in rows))
-    with _figure(7.2, 0.8 + 0.28 * len(rows)) as (figure, page):
+    with _figure(7.2, 1.3 + 0.28 * len(rows)) as (figure, page):
         axis = figure.add_subplot()
         height = 0.8 / len(names)
         for place, (color, name) in enumerate(zip(_colors(len(names)), names, strict=True)):
@@ -82,43 +82,38 @@ def rates(rows: Sequence[Mapping[str, Any]], title: str) -> str:
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.set(xlabel="images/s", title=title)
-        axis.legend(loc="best", frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         axis.spines["right"].set_visible(False)
     return page.getvalue()
 
 
 def blocks(panels: Sequence[Mapping[str, Any]]) -> str:
-    """Figure 1: each panel's layers from top to bottom, and the shortcut beside them. BN-ReLU as thin bars."""
-    with _figure(8.4, 4.4) as (figure, page):
-        from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    """Figure 1: each panel's layers from top to bottom, and the shortcut beside them."""
+    with _figure(8.6, 4.2) as (figure, page):
+        from matplotlib.patches import FancyBboxPatch
 
         axis = figure.add_subplot()
         axis.set_axis_off()
-        deepest = max(sum(1.0 if layer["kind"] != "bn-relu" else 0.55 for layer in panel["layers"]) for panel in panels)
+        heights = [sum(_box(layer)[1] + 0.22 for layer in panel["layers"]) for panel in panels]
         for number, panel in enumerate(panels):
-            x, y = 3.4 * number, 0.0
-            axis.annotate("", (x, -0.7), (x, 0.4), arrowprops={"arrowstyle": "-", "color": "0.3"})
+            x, y, wide = 3.6 * number, 0.0, 2.4 if panel["name"].startswith("wide") or "-wide" in panel["name"] else 1.7
             for layer in panel["layers"]:
                 words, height, color = _box(layer)
-                wide = 2.2 if panel["name"] in ("basic-wide", "wide-dropout") else 1.5
                 y -= height + 0.22
-                patch = FancyBboxPatch(
-                    (x - wide / 2, y), wide, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor="0.3"
-                )
-                axis.add_patch(patch)
+                corner, style = (x - wide / 2, y), "round,pad=0.02"
+                axis.add_patch(FancyBboxPatch(corner, wide, height, style, facecolor=color, edgecolor="0.3"))
                 axis.text(x, y + height / 2, words, ha="center", va="center", fontsize=8 if height > 0.4 else 6.5)
-            axis.add_patch(
-                FancyArrowPatch(
-                    (x, 0.15), (x, y - 0.55), connectionstyle="arc3,rad=-0.55", arrowstyle="-|>", mutation_scale=9,
-                    color="0.3",
-                )
-            )  # fmt: skip
-            axis.annotate("", (x, y - 0.55), (x, y), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
-            axis.text(x, y - 0.75, "+", ha="center", va="center", fontsize=12)
-            axis.text(x, -1.35 * deepest - 1.4, f"({'abcd'[number % 4]}) {panel['name']}\n{panel['model']}",
-                      ha="center", va="top", fontsize=9)  # fmt: skip
-        axis.set_xlim(-1.8, 3.4 * len(panels) - 1.2)
-        axis.set_ylim(-1.35 * deepest - 2.6, 0.6)
+            side, plus = x + wide / 2 + 0.3, y - 0.6
+            axis.plot([x, x], [0.45, -0.2], color="0.3", linewidth=1, zorder=0)
+            axis.plot([x, side, side], [0.25, 0.25, plus], color="0.3", linewidth=1, zorder=0)
+            arrow = {"arrowstyle": "-|>", "color": "0.3", "shrinkA": 0}
+            axis.annotate("", (x + 0.12, plus), (side, plus), arrowprops=arrow)
+            axis.annotate("", (x, plus + 0.12), (x, y), arrowprops=arrow)
+            axis.text(x, plus, "+", ha="center", va="center", fontsize=12)
+            title = f"({'abcd'[number % 4]}) {panel['name']}\n{panel['model']}"
+            axis.text(x, -max(heights) - 1.1, title, ha="center", va="top", fontsize=8.5)
+        axis.set_xlim(-1.6, 3.6 * (len(panels) - 1) + 1.9)
+        axis.set_ylim(-max(heights) - 1.9, 0.6)
     return page.getvalue()
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,11 @@ class ClaimFinding:
 
 @dataclass(frozen=True)
 class TimeFinding:
-    """What a row took, as ratio to the reference row, and the paper's."""
+    """What a row took, also as ratio to the reference row, ours and the paper's."""
 
     row: Row
     ms: float
     ratio: float
-    paper: float | None
     paper_ratio: float | None
 
 
@@ -125,7 +124,7 @@ def find(choice: Choice, out: str | Path, failures: Mapping[str, str] | None = N
         tuple(_claim(choice, claim, found, times) for claim in choice.of.claims),
         times,
         times_on,
-        (*(reason for each in found for reason in each.failures), *_notes(choice, columns)),
+        (*(reason for each in found for reason in each.failures), *_notes(choice, found)),
         _read(Path(out) / "drawings" / f"{choice.experiment}.json"),
     )
 
@@ -206,7 +205,8 @@ def _rise(claim: Rise, cells: list[CellFinding]) -> ClaimFinding:
     for each in cells:
         if each.cell.row.key not in claim.rows:
             continue
-        rises = [rise for job in each.cell.jobs if (rise := _rise_of(Run(job.path))) is not None]
+        begun = [job for job, state in zip(each.cell.jobs, each.states, strict=True) if state != "missing"]
+        rises = [found for job in begun if (found := rise(Run(job.path).metrics)) is not None]
         if not rises:
             decided.append(None)
             continue
@@ -215,11 +215,11 @@ def _rise(claim: Rise, cells: list[CellFinding]) -> ClaimFinding:
     return ClaimFinding(claim.text, _together(decided, figures, True), "", tuple(figures))
 
 
-def _rise_of(run: Run) -> float | None:
-    """By how much the test error's mean over the last quarter of the second stage exceeds that over the first."""
-    if not (run.path / "recipe.json").exists():
-        return None
-    lines = run.metrics
+def rise(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """By how much the test error rises in the second stage of the rate, from its first quarter's mean to its last's.
+
+    Of the lines of `metrics.jsonl`; None if the stage is not over, or too short.
+    """
     stages = sorted({line["lr"] for line in lines}, reverse=True)
     if len(stages) < 3:  # until the second drop
         return None
@@ -250,33 +250,38 @@ def _times(choice: Choice, out: Path) -> tuple[tuple[TimeFinding, ...], str]:
     if found is None or times is None:
         return (), ""
     ours = {row["model"]: row["ms"] for row in found["rows"]}
-    reference = next(row for row in choice.of.rows if row.key == times.to)
-    to, paper_to = ours[reference.model], plan.paper_time(choice, reference)
-    rows = []
-    for row in choice.of.rows:
-        if row.model in ours:
-            theirs = plan.paper_time(choice, row)
-            rows.append(
-                TimeFinding(
-                    row,
-                    ours[row.model],
-                    ours[row.model] / to,
-                    theirs,
-                    None if theirs is None or paper_to is None else theirs / paper_to,
-                )
-            )
+    to = ours[_named(choice, times.to).model]
+    rows = [
+        TimeFinding(row, ours[row.model], ours[row.model] / to, ratio_of_the_paper(choice, row))
+        for row in choice.of.rows
+        if row.model in ours
+    ]
     about = found["machine"]
     return tuple(rows), f"{about['device']}, {about['threads']} threads, torch {about['torch']}; {found['execution']}"
 
 
-def _notes(choice: Choice, columns: tuple[Column, ...]) -> tuple[str, ...]:
+def ratio_of_the_paper(choice: Choice, row: Row) -> float | None:
+    """The time that the paper prints, as ratio to the reference row's."""
+    if choice.of.times is None:
+        return None
+    time, to = plan.paper_time(choice, row), plan.paper_time(choice, _named(choice, choice.of.times.to))
+    return None if time is None or to is None else time / to
+
+
+def _named(choice: Choice, key: str) -> Row:
+    return next(row for row in choice.of.rows if row.key == key)
+
+
+def _notes(choice: Choice, found: list[CellFinding]) -> tuple[str, ...]:
     notes = [choice.of.note] if choice.of.note else []
-    if columns and not choice.faithful:
-        asked = ", ".join([*([f"on {columns[0].title}"] if choice.data else []), *map(_field, choice.fields.items())])
+    if found and not choice.faithful:
+        asked = ", ".join(
+            [*([f"on {found[0].cell.column.title}"] if choice.data else []), *map(_field, choice.fields.items())]
+        )
         notes.append(f"Not the paper's experiment: {asked}. Its numbers stand beside ours for the pattern alone.")
     if choice.precision != "fp32":
         notes.append(f"Trained in {choice.precision}; errors are evaluated in fp32.")
-    if columns and of_the_paper(choice.experiment) is not None:
+    if any(each.values for each in found) and of_the_paper(choice.experiment) is not None:
         notes.append(LAST_OR_BEST)
     return tuple(notes)
 

@@ -15,7 +15,7 @@ from wrn.files import write_text
 from wrn.paper import experiment as of_the_paper
 from wrn.reporting import authors_log, figures, markdown, tables
 from wrn.reporting.authors_log import AuthorsLog
-from wrn.reporting.findings import Finding, find
+from wrn.reporting.findings import LAST_OR_BEST, Finding, find
 from wrn.reporting.tables import Table, Text
 from wrn.reproduction import plan
 from wrn.runs import Run
@@ -82,7 +82,7 @@ def _section(finding: Finding) -> Section:
     if finding.times_on:
         notes.append(f"Times: {finding.times_on}.")
     if not _has_anything(finding):
-        notes.append("Not run.")
+        notes.insert(0, "Not run.")
     return Section(finding.choice.name, tables.title(finding), tuple(found), tuple(notes), tuple(_pictures(finding)))
 
 
@@ -116,10 +116,7 @@ def _logs_section(logs: Sequence[AuthorsLog], runs: Path) -> Section:
             if run.finished and _is_the_same(run, log):
                 lines[f"ours, seed {run.seed}"] = run.metrics
         pictures.append((log.title, figures.curves(lines, log.title)))
-    note = (
-        "Their code wrote a line an epoch. The paper does not say whether it prints the last epoch's error or the best."
-    )
-    return Section("authors-logs", "The authors' logs", (_of_logs(logs),), (note,), tuple(pictures))
+    return Section("authors-logs", "The authors' logs", (_of_logs(logs),), (LAST_OR_BEST,), tuple(pictures))
 
 
 def _is_the_same(run: Run, log: AuthorsLog) -> bool:

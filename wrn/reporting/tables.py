@@ -1,10 +1,13 @@
 """Findings as tables of words, for Markdown and HTML alike. No torch."""
 
+import json
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from wrn.experiments.parts import Column, Row
 from wrn.paper import experiment as of_the_paper
-from wrn.reporting.findings import CellFinding, Finding
+from wrn.reporting.findings import CellFinding, Finding, ratio_of_the_paper
 from wrn.runs import Run
 
 
@@ -30,8 +33,8 @@ def errors(finding: Finding) -> Table:
     for column in finding.columns:
         head += [f"{column.title}, ours", "paper"]
         head += ["difference to the first row"] if finding.choice.of.base else ["verdict"] if _compared(finding) else []
-    if finding.times:
-        head += [finding.choice.of.times.title + ", ours" if finding.choice.of.times else "", "ratio", "paper's ratio"]
+    if finding.choice.of.times is not None:
+        head += ["time, ours", "ratio", "paper's ratio"]
     return Table(tuple(head), tuple(tuple(_row(finding, row)) for row in finding.rows))
 
 
@@ -45,37 +48,50 @@ def _row(finding: Finding, row: Row) -> list[Text]:
         cell = finding.cell(row, column)
         extra = bool(finding.choice.of.base) or _compared(finding)
         if cell is None:
-            absent = Text(row.cannot or "", "missing")
-            fields += [absent, Text(""), *([Text("")] if extra else [])]
+            fields += [Text("")] * (3 if extra else 2)
             continue
-        fields += [_ours(cell), Text("" if cell.paper is None else f"{cell.paper:g}")]
+        fields += [_ours(cell), Text("" if cell.paper is None else f"{cell.paper:.2f}")]
         if finding.choice.of.base:
             fields.append(_to_base(cell))
         elif extra:
             kind = {True: "good", False: "bad", None: "open"}[cell.reproduced] if cell.verdict else ""
             fields.append(Text(cell.verdict, kind))
-    if finding.times:
-        time = next((each for each in finding.times if each.row == row), None)
-        ms, ratio = ("", "") if time is None else (f"{time.ms:.1f} ms", f"{time.ratio:.2f}")
-        paper = "" if time is None or time.paper_ratio is None else f"{time.paper_ratio:.2f}"
-        fields += [Text(ms), Text(ratio), Text(paper)]
+    if finding.choice.of.times is not None:
+        fields += _time(finding, row)
     return fields
 
 
+def _time(finding: Finding, row: Row) -> list[Text]:
+    paper = ratio_of_the_paper(finding.choice, row)
+    printed = Text("" if paper is None else f"{paper:.2f}")
+    found = next((each for each in finding.times if each.row == row), None)
+    if found is None:
+        return [Text("not run", "missing"), Text(""), printed]
+    return [Text(f"{found.ms:.1f} ms"), Text(f"{found.ratio:.2f}"), printed]
+
+
 def _parameters(finding: Finding, row: Row) -> str:
-    """As the run counted them, else as paper.json has them for the first column."""
+    """As the run counted them, else as paper.json has them for the first column, else with 10 classes."""
+    if row.cannot:
+        return row.cannot
     for column in finding.columns:
         cell = finding.cell(row, column)
         for job, state in () if cell is None else zip(cell.cell.jobs, cell.states, strict=True):
             if state == "finished":
                 return f"{Run(job.path).result['parameters']:,}"
-    known = of_the_paper(finding.choice.experiment)
-    if known is None or row.paper is None or not finding.choice.faithful:
+    if not finding.choice.faithful:
         return ""
-    counts = known["rows"][row.paper].get("params_computed")
+    known = of_the_paper(finding.choice.experiment)
+    counts = None if known is None or row.paper is None else known["rows"][row.paper].get("params_computed")
     if isinstance(counts, dict):
         counts = counts.get("c100" if row.only == ("cifar100",) else "c10")
-    return "" if counts is None else f"{counts:,}"
+    return f"{counts or _sizes()[row.model]['params']:,}" if counts or row.model in _sizes() else ""
+
+
+@cache
+def _sizes() -> dict[str, dict[str, int]]:
+    """Of the networks in `wrn list models`."""
+    return json.loads(files("wrn.models").joinpath("sizes.json").read_text(encoding="utf-8"))
 
 
 def _ours(cell: CellFinding) -> Text:

@@ -77,6 +77,7 @@ def finish(
             "epochs": recipe.epochs,
             "test_error": scores.error,
             **_what_it_is(progress, data),
+            "test_top5_error": scores.top5_error,
             "test_loss": scores.loss,
             "train_loss": last["train_loss"],
             "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -1,0 +1,206 @@
+"""The report of a folder of runs: each cell, each claim, and the page in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import wrn
+from wrn.paper import authors_logs
+from wrn.reporting import authors_log, statistics
+from wrn.reporting.findings import find, rise
+from wrn.reporting.markdown import section
+from wrn.reproduction import plan
+
+
+def test_the_interval_of_a_mean_is_students():
+    """n = 5, t = 2.132 at 90% (printed tables)."""
+    found = statistics.mean([5.0, 5.2, 5.1, 4.9, 5.3])
+    half = 2.1318 * np.std([5.0, 5.2, 5.1, 4.9, 5.3], ddof=1) / 5**0.5
+    assert (found.low, found.high) == (pytest.approx(5.1 - half, abs=1e-4), pytest.approx(5.1 + half, abs=1e-4))
+
+
+def test_the_interval_of_a_median_covers_it():
+    """Of 300 samples of 9 the true median lies within in about 90%; a bootstrap of few is somewhat short of that."""
+    draw = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        found = statistics.median(draw.normal(5, 1, 9).tolist())
+        covered += found.low <= 5 <= found.high
+    assert 0.8 < covered / 300 < 0.98
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "single", "verdict"),
+    [
+        ({0: 6.0, 1: 6.1, 2: 6.2}, {0: 5.0, 1: 5.2, 2: 5.2}, False, True),
+        ({0: 5.0, 1: 5.2, 2: 5.2}, {0: 6.0, 1: 6.1, 2: 6.2}, False, False),
+        ({0: 5.0, 1: 5.2, 2: 5.3}, {0: 5.1, 1: 5.0, 2: 5.3}, False, None),
+        ({0: 6.0}, {0: 5.0}, False, None),
+        ({0: 6.0}, {0: 5.0}, True, True),
+        ({0: 5.0}, {0: 5.0}, True, None),
+        ({0: 9.0, 1: 6.1, 2: 6.2, 3: 6.0}, {1: 5.1, 2: 5.2, 3: 5.1, 4: 9}, False, True),
+    ],
+)
+def test_a_claim_is_decided_by_paired_seeds(worse, better, single, verdict):
+    assert statistics.above_zero(statistics.paired(worse, better), single) is verdict
+
+
+@pytest.mark.parametrize(
+    ("ours", "single", "verdict"),
+    [
+        ([5.0, 5.05, 4.95, 5.1, 5.0], False, True),
+        ([6.0, 6.1, 6.2, 6.1, 6.0], False, False),
+        ([4.9, 5.3, 5.5, 5.1, 5.4], False, None),
+        ([5.0, 5.0], False, None),
+        ([5.0], True, True),
+        ([5.4], True, False),
+    ],
+)
+def test_a_row_is_reproduced_within_the_tolerance(ours, single, verdict):
+    assert statistics.within(statistics.median(ours), 5.0, 0.3, single) is verdict
+
+
+def pretend(job, error, state="finished"):
+    """A run's files with a chosen outcome, which training would take days for."""
+    job.path.mkdir(parents=True)
+    (job.path / "recipe.json").write_text(json.dumps({"seed": job.seed, "recipe": job.recipe.to_dict()}))
+    epochs = range(1, (job.recipe.epochs if state == "finished" else 7) + 1)
+    lines = [{"epoch": e, "lr": job.recipe.lr_at(e), "train_loss": 1 / e, "test_error": error + 10 / e} for e in epochs]
+    (job.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if state == "finished":
+        result = {"test_error": error, "parameters": 11_173_962, "test_top5_error": error / 3}
+        (job.path / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Table 3 with three seeds: finished, running, stopped, failed and missing runs."""
+    choice = plan.choose("table3", seeds=3)
+    jobs = {(cell.row.key, job.seed): job for cell in plan.cells(choice, tmp_path) for job in cell.jobs}
+    for seed, (one, two) in enumerate(((6.6, 5.4), (6.7, 5.5), (6.8, 5.3))):
+        pretend(jobs["wrn-40-2-b3", seed], one)
+        pretend(jobs["wrn-40-2", seed], two)
+    pretend(jobs["wrn-40-2-b333", 0], 5.7)
+    pretend(jobs["wrn-40-2-b333", 1], 0, "running")
+    pretend(jobs["wrn-40-2-b333", 2], 0, "stopped")
+    plan.save(choice, tmp_path, {jobs["wrn-40-2-b3333", 0].name: "out of <memory> & luck"})
+    with wrn.Run(jobs["wrn-40-2-b333", 1].path).hold():
+        yield tmp_path
+
+
+def table_of(text, title):
+    lines = text.split(f"## {title}")[1].split("\n## ")[0].splitlines()
+    rows = [line for line in lines[2:] if line.startswith("|")]
+    return {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in rows}
+
+
+def in_another_process(*words):
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", "wrn", "report", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_cell_is_right(folder):
+    cells = table_of(in_another_process(folder), "Table 3")
+    assert cells["wrn-40-2"] == [
+        "11,173,962",
+        "5.40 (5.30 to 5.50; n = 3), 90% [5.30, 5.50]",
+        "5.43",
+        "reproduced (±0.3)",
+    ]
+    assert cells["wrn-40-2-b3"][1:] == ["6.70 (6.60 to 6.80; n = 3), 90% [6.60, 6.80]", "6.69", "reproduced (±0.3)"]
+    assert cells["wrn-40-2-b333"][1:] == [
+        "5.70; 1 running; 1 stopped after epoch 7 of 200",
+        "5.65",
+        "undecided (±0.3, 1 run)",
+    ]
+    assert cells["wrn-40-2-b3333"][1:] == ["1 failed; 2 missing", "5.93", ""]
+    assert cells["two convolutions are best"][:2] == ["not decided", "held"]
+    assert "wrn-40-2-b3 - wrn-40-2 on CIFAR-10: +1.30 [" in cells["two convolutions are best"][2]
+
+
+def test_what_failed_says_why(folder):
+    ((choice, failures),) = plan.saved(folder)
+    told = section(find(choice, folder, failures))
+    assert "wrn-40-2-b3333 on CIFAR-10 failed: out of <memory> & luck" in told
+    assert "5.11 and has 4.92 at best" in told
+
+
+def test_other_seeds_and_versions_join_the_same_table(tmp_path):
+    assert plan.choose("table3", seeds=1).name == plan.choose("table3", seeds=5).name == "table3"
+    assert plan.choose("table5", "v1").name != plan.choose("table5", "v4").name
+
+
+def test_nothing_run_says_so(tmp_path):
+    told = in_another_process(tmp_path)
+    assert "Not run: table2, table3" in told
+
+
+def test_the_authors_log_is_read_and_drawn(tmp_path):
+    """In the format of their repository, of the epochs that it has."""
+    (epochs,) = (log["epochs"] for log in authors_logs() if log["network"] == "WRN-40-4")
+    path = tmp_path / "log.txt"
+    with path.open("w") as file:
+        file.write("==> loading data\t\n")
+        for line in epochs:
+            told = {"model": "wide-resnet", "depth": 40, "widen_factor": 4, "dataset": "./datasets/cifar10_whitened.t7",
+                    "epoch": line["epoch"], "lr": line["lr"], "loss": line["train_loss"], "train_time": 289.3,
+                    "test_acc": round(100 - line["test_error"], 2)}  # fmt: skip
+            file.write(f"==> online epoch # {line['epoch']} [batchSize = 128]\t\njson_stats: {json.dumps(told)}\t\n")
+    (log,) = authors_log.read([path])
+    assert log.title == "WRN-40-4 on cifar10_whitened"
+    assert (log.last, log.best["test_error"], log.best["epoch"]) == (5.11, 4.92, 185)
+    cells = table_of(in_another_process(tmp_path, "--log", path), "The authors' logs")
+    assert cells["WRN-40-4 on cifar10_whitened"] == ["200", "5.11", "4.92 at epoch 185"]
+    path.write_text("json_stats: {\n")
+    with pytest.raises(wrn.Error, match="line 1: no line of the authors' log"):
+        authors_log.read([path])
+    path.write_text("nothing")
+    with pytest.raises(wrn.Error, match="has no line"):
+        authors_log.read([path])
+
+
+def test_the_rise_of_their_log_is_found():
+    """6.84 at epoch 60, 10.6 at 119 (SPEC 3.1)."""
+    assert 1 < rise(authors_logs()[0]["epochs"]) < 4
+    assert rise(authors_logs()[0]["epochs"][:100]) is None
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_is_told(folder, tmp_path):
+    page = tmp_path / "page.html"
+    in_another_process(folder, "--out", page)
+    text = page.read_text()
+    assert "out of &lt;memory&gt; &amp; luck" in text
+    assert "<memory>" not in text
+    assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", text)
+    assert not re.findall(r"url\((?!data:)|@import|<script", text)
+    links = re.findall(r'href="([^"#]+/(?:recipe|env)\.json)"', text)
+    assert len(links) == 2 * 9
+    assert all((tmp_path / link).exists() for link in links if link.endswith("recipe.json"))
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_opens_in_a_browser_without_a_complaint(folder, tmp_path, width):
+    page = tmp_path / "page.html"
+    in_another_process(folder, "--out", page)
+    log = tmp_path / "net.json"
+    told = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000",
+         "--enable-logging=stderr", "--v=0", f"--log-net-log={log}", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in told.stderr
+    assert "Table 3" in told.stdout
+    asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))
+    ours = {url for url in asked if "google" not in url and "gvt1" not in url}  # the browser's own errands
+    assert not ours

@@ -1,0 +1,117 @@
+"""`wrn reproduce` with real processes: killed, stopped, failing, done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import wrn
+from wrn.reproduction import plan
+
+SMALL = ("table4-small", "--data", "digits", "--epochs", "1", "--labels", "200", "--rows", "wrn-10-1", "wrn-16-1")
+
+
+def start(folder, *words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "wrn", "reproduce", *SMALL, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("result.json")}
+
+
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.02)
+
+
+def test_killed_half_way_it_does_no_finished_run_again(tmp_path):
+    first = start(tmp_path, "--seeds", "2")
+    wait_for(lambda: finished(tmp_path))
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    before = finished(tmp_path)
+    assert 1 <= len(before) < 4
+    second = start(tmp_path, "--seeds", "2", "--jobs", "2")
+    out, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    after = finished(tmp_path)
+    assert len(after) == 4
+    assert {path: after[path] for path in before} == before
+    assert f"4 runs, {len(before)} of them finished; 2 at a time" in out
+    third = start(tmp_path, "--seeds", "2")
+    third.communicate(timeout=100)
+    assert finished(tmp_path) == after
+
+
+def test_stopped_it_lets_its_runs_save(tmp_path):
+    going = start(tmp_path, "--seeds", "1", "--epochs", "500")
+    wait_for(lambda: any(tmp_path.rglob("epoch*/*.safetensors")) or any(tmp_path.rglob("checkpoints/*")))
+    going.send_signal(signal.SIGTERM)
+    out, err = going.communicate(timeout=100)
+    assert going.returncode == 143, err
+    assert "stopped, saved" in out
+    (log,) = tmp_path.rglob("train.log")
+    assert "saved; the same command continues" in log.read_text()
+    (plans,) = tmp_path.rglob("plans/*.json")
+    assert json.loads(plans.read_text())["failures"] == {}
+
+
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
+    choice = plan.choose(
+        "table4-small", data="digits", rows=("wrn-10-1", "wrn-16-1"), fields={"epochs": 1, "labels": 200}
+    )
+    spoilt = plan.jobs(plan.cells(choice, tmp_path / "runs"))[0]
+    spoilt.path.mkdir(parents=True)
+    (spoilt.path / "holiday.txt").write_text("not a run")
+    going = start(tmp_path, "--seeds", "1")
+    out, err = going.communicate(timeout=100)
+    assert going.returncode == 1
+    assert "some runs failed" in err
+    assert "wrn-10-1 on digits failed: " in out
+    assert "holds files but no run" in out
+    assert len(finished(tmp_path)) == 1
+    words = [sys.executable, "-m", "wrn", "report", "runs"]
+    assert "holds files but no run" in subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout
+    (spoilt.path / "holiday.txt").unlink()
+    again = start(tmp_path, "--seeds", "1")
+    again.communicate(timeout=100)
+    assert (again.returncode, len(finished(tmp_path))) == (0, 2)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    command = [sys.executable, "-m", "wrn", "train", "wrn-10-1", "--data", "digits", "--epochs", "500", "--out", "run"]
+    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (tmp_path / "run" / "holder.json").exists())
+        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert f"run: process {first.pid} on " in second.stderr
+        assert wrn.Run(tmp_path / "run").held_by().startswith(f"process {first.pid} on")
+    finally:
+        first.kill()
+        first.wait()
+    assert wrn.Run(tmp_path / "run").held_by() is None, "the system lets go of it"
+
+
+@pytest.mark.slow
+def test_table_2_runs_from_nothing(tmp_path):
+    """The issue's own words: six networks, two seeds, three epochs of digits, in under ten minutes on two cores."""
+    words = "-m wrn reproduce table2 --data digits --epochs 3 --seeds 2 --jobs 2".split()
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(finished(tmp_path)) == 12
+    assert done.stdout.count("n = 2)") == 6
