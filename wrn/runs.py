@@ -108,6 +108,8 @@ class Run:
             yield
         finally:
             (self.path / "holder.json").unlink(missing_ok=True)
+            if self.finished:  # nobody will train here any more
+                (self.path / "lock").unlink(missing_ok=True)
             lock.release()
 
     def must_be_free(self) -> None:

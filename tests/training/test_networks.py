@@ -31,7 +31,7 @@ def test_two_epochs_beat_chance(name, run_wrn, tmp_path):
     assert code == 0, err
     run = wrn.Run(tmp_path / "run")
     assert [line["epoch"] for line in run.metrics] == [1, 2]
-    assert run.result["test_error"] < 50, "chance is 90"
+    assert run.result["test_error"] < 80, "chance is 90"
 
 
 def last_run(run_wrn, tmp_path, name, *words):
