@@ -27,7 +27,9 @@ FORBIDDEN = {
     "native": {"wrn.models", "wrn.recipes", "wrn.data", "wrn.training", "wrn.runs", "wrn.reporting"},
     "inference.py": {"wrn.training", "wrn.prediction", "wrn.runs", "wrn.recipes"},
     "weights.py": {"wrn.training", "wrn.prediction", "wrn.evaluation"},
-    "reporting": {"torch", "wrn.training", "wrn.models", "wrn.evaluation", "wrn.prediction"},
+    "reporting": {"torch", "wrn.training", "wrn.reproduction.reproduce", "wrn.reproduction.schedule", "wrn.models", "wrn.evaluation", "wrn.prediction"},
+    "experiments": {"torch", "wrn.models", "wrn.training", "wrn.runs", "wrn.reporting", "wrn.reproduction"},
+    "reproduction/plan.py": {"torch", "wrn.models", "wrn.training", "wrn.reporting"},
     "paper": {"torch", "wrn.models", "wrn.data", "wrn.training", "wrn.runs"},
     "recipes.py": {"torch", "wrn.training", "wrn.runs", "wrn.reporting"},
     "named_recipes.py": {"torch", "wrn.recipes", "wrn.models", "wrn.training", "wrn.runs", "wrn.reporting"},
@@ -78,6 +80,8 @@ def test_the_command_line_holds_no_logic():
         "import wrn; wrn.recipe('wrn-16-4', data='digits').lr_at(1)",
         "import wrn.cli; wrn.cli.main(['list'])",
         "import wrn; wrn.Run('x'); import wrn.reporting.curves",
+        "import wrn.cli; wrn.cli.main(['report', '.'])",
+        "import wrn.reproduction.schedule, wrn.reproduction.reproduce",
     ],
 )
 def test_no_torch_until_it_is_needed(code):
