@@ -33,6 +33,15 @@ def test_scaled_schedule_is_the_200_epoch_one(epochs):
         assert recipe.lr_at(epoch) == whole.lr_at((epoch - 1) * 200 // epochs + 1)
 
 
+def test_one_cycle_rises_and_falls_linearly():
+    recipe = paper(recipe="fast", epochs=10, lr=0.5, warmup=0.2)
+    assert [recipe.lr_at(epoch, 0.0) for epoch in (1, 2, 3, 7)] == pytest.approx([0, 0.25, 0.5, 0.25])
+    assert recipe.lr_at(10, 1.0) == 0
+    assert not any(recipe.drops_at(epoch) for epoch in range(1, 11))
+    assert set(recipe.deviations()) == {"epochs", "lr"}
+    assert paper(schedule="one-cycle").milestones == ()
+
+
 def test_given_milestones_stand_as_they_are():
     recipe = paper(epochs=10, milestones=(4, 8))
     assert [recipe.lr_at(epoch) for epoch in range(1, 11)] == [0.1] * 3 + [0.02] * 4 + [0.004] * 3

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wrn.runs import Run
     from wrn.training.loop import network_of
     from wrn.training.objective import objective
-    from wrn.training.optim import optimizer, start_epoch
+    from wrn.training.optim import optimizer, set_rates, start_epoch
     from wrn.training.session import train
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "objective",
     "optimizer",
     "recipe",
+    "set_rates",
     "start_epoch",
     "train",
 ]
@@ -51,6 +52,7 @@ _HOME = {
     "objective": "wrn.training.objective",
     "optimizer": "wrn.training.optim",
     "recipe": "wrn.recipes",
+    "set_rates": "wrn.training.optim",
     "start_epoch": "wrn.training.optim",
     "train": "wrn.training.session",
 }

@@ -64,6 +64,7 @@ class Recipe:
     val_fraction: float = knob(0.0, "share of train held out as the test split of pictures that have none")
     # What is minimised
     loss: Literal["cross-entropy", "squared-hinge"] = knob("cross-entropy", "the loss of the logits")
+    label_smoothing: float = knob(0.0, "share of a label's weight that all classes have in common")
     stages: tuple[int, ...] = knob(
         (), "epochs before which the next stage of the network's own procedure begins; counted from 1"
     )
@@ -76,10 +77,14 @@ class Recipe:
         (0.0, 1.0), "the shares of the epochs with the teacher's answers between which it changes, linearly"
     )
     # The optimisation
-    optimizer: Literal["sgd", "rmsprop"] = knob("sgd", "SGD with momentum, or RMSProp")
+    optimizer: Literal["sgd", "rmsprop", "muon"] = knob("sgd", "SGD with momentum, RMSProp, or Muon for convolutions")
     epochs: int = knob(200, "passes over the training set")
     batch_size: int = knob(128, "images a step, over all processes")
-    lr: float = knob(0.1, "learning rate at the start")
+    lr: float = knob(0.1, "learning rate at the start; of one-cycle the highest")
+    schedule: Literal["steps", "one-cycle"] = knob(
+        "steps", "drops at the milestones, or up from 0 and down to 0 again, linearly, step by step"
+    )
+    warmup: float = knob(0.2, "share of the steps in which the rate of one-cycle rises")
     lr_decay: float = knob(0.2, "what the rate is multiplied by at each milestone")
     milestones: tuple[int, ...] = knob((60, 120, 160), "epochs before which the rate drops; counted from 1")
     rates: tuple[float, ...] = knob((), "the rate from each milestone on, where no one factor gives it")
@@ -87,16 +92,23 @@ class Recipe:
     nesterov: bool = knob(True, "Nesterov's form of momentum")
     reset_momentum: bool = knob(False, "forget the momentum at each drop of the rate")
     weight_decay: float = knob(5e-4, "L2 penalty added to the gradient of every parameter, BN and biases included")
+    matrix_decay: float = knob(0.0, "share of lr by which Muon shrinks the matrices at each step")
     layer_rules: bool = knob(False, "rates, decay and norm limits of single layers as the network's own paper has them")
     drop_last: bool = knob(False, "leave out the last, smaller batch of each epoch")
 
     def __post_init__(self) -> None:
         _check(self)
 
-    def lr_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 1: a pure function of it. Raises ValueError outside 1..epochs."""
+    def lr_at(self, epoch: int, done: float = 0.5) -> float:
+        """The learning rate of an epoch, counted from 1: a pure function of it. Raises ValueError outside 1..epochs.
+
+        That of one-cycle changes within the epoch: it is the rate when the share `done` of the epoch is over.
+        """
         if not 1 <= epoch <= self.epochs:
             raise UsageError(f"epoch {epoch}: outside 1..{self.epochs}")
+        if self.schedule == "one-cycle":
+            over = (epoch - 1 + done) / self.epochs
+            return self.lr * (over / self.warmup if over < self.warmup else (1 - over) / (1 - self.warmup))
         drops = sum(epoch >= milestone for milestone in self.milestones)
         if drops and self.rates:
             return self.rates[drops - 1]
@@ -109,7 +121,7 @@ class Recipe:
 
     def drops_at(self, epoch: int) -> bool:
         """Whether the learning rate falls just before this epoch."""
-        return epoch > 1 and self.lr_at(epoch) != self.lr_at(epoch - 1)
+        return self.schedule == "steps" and epoch > 1 and self.lr_at(epoch) != self.lr_at(epoch - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
@@ -180,7 +192,8 @@ def _scaled(named: Recipe, epochs: int) -> dict[str, Any]:
 def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Recipe:
     """The named recipe for a network on a data set, with `fields` changed. "own": that of the network's own paper.
 
-    With `epochs` changed milestones and stages scale; those given are taken as they stand. RMSProp turns Nesterov off.
+    With `epochs` changed milestones and stages scale; those given are taken as they stand. RMSProp turns Nesterov off,
+    one-cycle leaves the milestones out.
     Raises ValueError for unknown names and fields, and for values that make no sense.
     """
     if recipe == "own":
@@ -190,6 +203,8 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     changed = dict(entry(data).shortened) | given
     if type(epochs := changed.get("epochs")) is int and epochs > 0:  # others are refused below
         changed = _scaled(named, epochs) | changed
+    if changed.get("schedule") == "one-cycle":
+        changed = {"milestones": ()} | changed
     if changed.get("optimizer") == "rmsprop":
         changed = {"nesterov": False} | changed
     if "teacher" in changed:
@@ -223,7 +238,10 @@ def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
     idle = {
         "pad": padless,
         "padding": padless,
-        "lr_decay": recipe.rates and "the rates are given one by one",
+        "lr_decay": (recipe.rates and "the rates are given one by one")
+        or (recipe.schedule == "one-cycle" and "one-cycle has no drops"),
+        "warmup": recipe.schedule == "steps" and "the schedule has none",
+        "matrix_decay": recipe.optimizer != "muon" and f"{recipe.optimizer} has none",
         "bn_init": drawn or (not spec.batch_norm and f"{spec.name} has no BN"),
         "linear_init": drawn or (not spec.linear and f"{spec.name} has no linear layer"),
         "hint": not (recipe.stages and recipe.model == "fitnet") and "there is no stage of hints",
@@ -269,13 +287,26 @@ def _check(recipe: Recipe) -> None:
         "batch_size": (recipe.batch_size >= 1, "at least 1"),
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),
         "lr_decay": (0.0 < recipe.lr_decay <= 1.0, "a factor in (0, 1]"),
-        "milestones": (all(m >= 1 for m in recipe.milestones), "epochs counted from 1"),
+        "milestones": (
+            all(m >= 1 for m in recipe.milestones) and (recipe.schedule == "steps" or not recipe.milestones),
+            "epochs counted from 1; with one-cycle none",
+        ),
+        "warmup": (0.0 < recipe.warmup < 1.0, "a share in (0, 1)"),
+        "label_smoothing": (
+            recipe.label_smoothing == 0 or (0 < recipe.label_smoothing < 1 and recipe.loss == "cross-entropy"),
+            "a share in [0, 1), with cross-entropy",
+        ),
+        "matrix_decay": (0.0 <= recipe.matrix_decay < float("inf"), "zero or more"),
         "momentum": (0.0 <= recipe.momentum < 1.0, "in [0, 1)"),
         "nesterov": (
-            not recipe.nesterov or (recipe.momentum > 0 and recipe.optimizer == "sgd"),
-            "possible only in SGD with momentum above 0",
+            (not recipe.nesterov and recipe.optimizer != "muon")
+            or (recipe.nesterov and recipe.momentum > 0 and recipe.optimizer != "rmsprop"),
+            "true with Muon, false with RMSProp, and true needs momentum above 0",
         ),
-        "reset_momentum": (not recipe.reset_momentum or recipe.optimizer == "sgd", "false: RMSProp has no momentum"),
+        "reset_momentum": (
+            not recipe.reset_momentum or recipe.optimizer != "rmsprop",
+            "false: RMSProp has no momentum",
+        ),
         "weight_decay": (0.0 <= recipe.weight_decay < float("inf"), "zero or more"),
     }
     for name, (fits, must_be) in limits.items():

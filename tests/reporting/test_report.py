@@ -194,11 +194,10 @@ def test_the_page_opens_in_a_browser_without_a_complaint(folder, tmp_path, width
     page = tmp_path / "page.html"
     in_another_process(folder, "--out", page)
     log = tmp_path / "net.json"
-    told = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000",
-         "--enable-logging=stderr", "--v=0", f"--log-net-log={log}", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000", "--virtual-time-budget=3000"]
+    notes = ["--enable-logging=stderr", "--v=0", f"--log-net-log={log}"]
+    command = [CHROMIUM, *flags, *notes, "--dump-dom", page.as_uri()]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in told.stderr
     assert "Table 3" in told.stdout
     asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))

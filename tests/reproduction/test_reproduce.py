@@ -110,7 +110,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
 @pytest.mark.slow
 def test_table_2_runs_from_nothing(tmp_path):
     """The issue's own words: six networks, two seeds, three epochs of digits, in under ten minutes on two cores."""
-    words = "-m wrn reproduce table2 --data digits --epochs 3 --seeds 2 --jobs 2".split()
+    words = ["-m", "wrn", "reproduce", "table2", "--data", "digits", "--epochs", "3", "--seeds", "2", "--jobs", "2"]
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(finished(tmp_path)) == 12

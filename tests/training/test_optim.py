@@ -26,6 +26,31 @@ def test_three_steps_equal_the_formula():
         torch.testing.assert_close(p.detach(), weights[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
+def test_a_step_of_muon_is_its_polynomial_of_singular_values():
+    """Convolutions: U f(S) V' of the gradient U S V', f three times a quintic; all else as torch's SGD."""
+    recipe = wrn.recipe("wrn-10-1", data="digits", recipe="fast", matrix_decay=0.5, weight_decay=0.01, epochs=4)
+    model = wrn.create_model("wrn-10-1", num_classes=10, seed=0).double()
+    optimizer = wrn.optimizer(model, recipe)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model(images).square().sum().backward()
+    wrn.set_rates(optimizer, recipe, 2, 0.25)
+    rate = recipe.lr_at(2, 0.25)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    for name, p in model.named_parameters():
+        if p.ndim == 4:
+            u, s, v = torch.linalg.svd(gradients[name].flatten(1), full_matrices=False)
+            s = s / s.square().sum().sqrt()
+            for _ in range(3):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            step = (u * s @ v).view(p.shape) * max(1, p.shape[0] / p[0].numel()) ** 0.5
+            torch.testing.assert_close(p.detach(), (1 - 0.5 * rate) * before[name] - rate * step, rtol=1e-6, atol=1e-8)
+        else:
+            g = gradients[name] + 0.01 * before[name]
+            torch.testing.assert_close(p.detach(), before[name] - rate * (g + 0.9 * g), rtol=1e-9, atol=1e-12)
+
+
 def test_momentum_is_forgotten_only_at_drops_and_only_where_the_recipe_says_so():
     for name, forgets in (("paper", False), ("authors", True)):
         recipe = wrn.recipe("wrn-10-1", data="digits", recipe=name, epochs=10)

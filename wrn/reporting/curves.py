@@ -37,7 +37,7 @@ def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
         error_axis.grid(alpha=0.3)
         loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         drops = [b["epoch"] for a, b in pairwise(metrics) if a["lr"] != b["lr"]]
-        for epoch in drops:
+        for epoch in drops if 2 * len(drops) < len(epochs) else []:  # not of a rate that changes all the time
             loss_axis.axvline(epoch, color="0.7", linewidth=0.8, linestyle=":")
         error_axis.legend(handles=[*dashed, *solid], loc="upper right", frameon=False)
         page = StringIO()

@@ -68,10 +68,8 @@ class Training:
         with self.log.bar() as bar:
             for epoch in range(progress.epoch + 1, recipe.epochs + 1):
                 self.objective.start_epoch(epoch)
-                if progress.step == 0:
+                if progress.step == 0:  # else its start is past
                     start_epoch(self.optimizer, recipe, epoch)
-                else:  # in the middle of an epoch, whose start is past
-                    set_rates(self.optimizer, recipe, epoch)
                 self.train_epoch(epoch, progress, bar)
                 clock = time.perf_counter()
                 judge = "test" if self.data.val is None else "val"
@@ -99,6 +97,7 @@ class Training:
         batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
         clock = time.perf_counter()
         for images, labels in batches:
+            set_rates(self.optimizer, recipe, epoch, progress.step / steps)
             loss, logits = self.objective(self.execution.arrange(images), labels)
             if not math.isfinite(value := loss.item()):
                 raise self.not_finite(epoch, f"loss of step {progress.step + 1}", value)

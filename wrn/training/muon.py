@@ -1,4 +1,4 @@
-"""Muon: momentum whose update of each weight matrix is made nearly orthogonal (Jordan et al. 2024), and SGD for the rest.
+"""Muon: momentum whose update of each weight matrix is made nearly orthogonal (Jordan et al. 2024); SGD for the rest.
 
 A convolution's weight counts as a matrix of its output channels by all else. A step goes along the directions of the
 gradient by equal lengths, the frequent ones no longer drown the rare: a few epochs do the work of many (docs/log.md).

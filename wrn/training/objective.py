@@ -57,7 +57,7 @@ class Objective:
         """The recipe's loss, mean over the images, in fp32."""
         if self.recipe.loss == "squared-hinge":
             return squared_hinge(logits.float(), labels)
-        return F.cross_entropy(logits.float(), labels)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
 
 
 class DeepSupervision(Objective):

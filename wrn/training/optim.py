@@ -9,10 +9,11 @@ from wrn.errors import UsageError
 from wrn.models.rules import LayerRule, limit_norms
 from wrn.models.stochastic_depth import Residual
 from wrn.recipes import Recipe
+from wrn.training.muon import Muon
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or RMSProp over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
+    """SGD, RMSProp or Muon over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
 
     Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the
     classifier's bias are decayed too, as the authors' flat parameter vector was (SPEC 3.1). Dampening is 0. With
@@ -31,7 +32,9 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         for (factor, decay, fade), each in groups.items()
     ]
     made: torch.optim.Optimizer
-    if recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
+    if recipe.optimizer == "muon":
+        made = Muon(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, matrix_decay=recipe.matrix_decay)
+    elif recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
         made = torch.optim.RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5)
     else:
         made = torch.optim.SGD(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov)
@@ -47,7 +50,8 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
     """Set the epoch's rates; where the recipe says so, forget the momentum as the rate drops.
 
-    With a new stage of the network's own procedure all of the optimiser's memory is gone: each was a run of its own.
+    A one-cycle rate also wants `set_rates` before each step. With a new stage of the network's own procedure all of the
+    optimiser's memory is gone: each was a run of its own.
     """
     set_rates(optimizer, recipe, epoch)
     if epoch > 1 and recipe.stage_at(epoch) != recipe.stage_at(epoch - 1):
@@ -58,11 +62,11 @@ def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) ->
                 state["momentum_buffer"].zero_()
 
 
-def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
-    """Set the rate of every parameter group."""
+def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int, done: float = 0.0) -> None:
+    """Set the rate of every parameter group, when the share `done` of the epoch is over (of matter for one-cycle)."""
     for group in optimizer.param_groups:
         faded = group["fade"]((epoch - 1) / recipe.epochs) if group["fade"] else 1.0
-        group["lr"] = recipe.lr_at(epoch) * group["factor"] * faded
+        group["lr"] = recipe.lr_at(epoch, done) * group["factor"] * faded
 
 
 def _rules(model: nn.Module) -> dict[str, LayerRule]:
