@@ -34,7 +34,7 @@ from wrn.options import (
     truth,
 )
 from wrn.recipes import recipe
-from wrn.reproduction.commands import report, reproduce
+from wrn.reproduction.commands import report, reproduce, tune
 
 
 def train(
@@ -308,8 +308,8 @@ def _print(table: Table) -> None:
 
 
 COMMANDS = {
-    "train": train, "eval": evaluate, "predict": predict, "reproduce": reproduce, "report": report, "list": list_,
-    "info": info, "data": data_, "bench": bench,
+    "train": train, "eval": evaluate, "predict": predict, "reproduce": reproduce, "report": report, "tune": tune,
+    "list": list_, "info": info, "data": data_, "bench": bench,
 }  # fmt: skip
 DATA_COMMANDS = {"list": data_list, "prepare": data_prepare, "info": data_info, "show": data_show}
 GROUPS = {"data": DATA_COMMANDS, "bench": BENCH_COMMANDS}

@@ -45,6 +45,33 @@ def reproduce(
         raise Error(f"{experiment}: some runs failed; the table says why, and the same command tries them again")
 
 
+def tune(
+    what: Annotated[Positional[Literal["dropout"]], option("what to choose", "dropout")],
+    model: Annotated[Positional[str], option("such as wrn-16-4", "MODEL")],
+    flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
+    *,
+    data: Annotated[str, arg(help="such as svhn or folder:PATH", metavar="DATA")],
+    recipe: Annotated[str, arg(help="see `wrn list recipes`", metavar="NAME")] = "authors",
+    trials: Annotated[int, arg(help="runs in all, earlier ones included")] = 10,
+    seed: Annotated[int, arg(help="of every run, and of the search")] = 0,
+    precision: Annotated[Literal["fp32", "bf16"], arg(help="arithmetic of training", metavar="fp32|bf16")] = "fp32",
+    device: Device = None,
+    workers: Workers = None,
+    root: Root = None,
+    out: Annotated[str, arg(help="the folder of all runs", metavar="FOLDER")] = "runs",
+) -> None:
+    """Choose the dropout on a validation split (--val), as the paper says it did."""
+    from wrn.reproduction.schedule import How
+    from wrn.reproduction.tune import tune_dropout
+
+    if trials < 1:
+        raise UsageError(f"--trials {trials}: must be at least 1")
+    fields = {"recipe": recipe, **fields_of(flags)}
+    how = How(device, workers, root)
+    found = tune_dropout(model, data, fields, trials, seed, precision, out, how, lambda words: print(words, flush=True))
+    print(f"{what} {found:g} has the lowest validation error; wrn train {model} --data {data} --dropout {found:g}")
+
+
 def report(
     runs: Annotated[Positional[str], option("the folder of all runs", "RUNS")] = "runs",
     *,

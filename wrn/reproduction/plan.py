@@ -167,13 +167,13 @@ def _job(choice: Choice, row: Row, column: Column, seed: int, out: str | Path) -
         known = recipe(row.model, data=column.data, recipe=row.recipe, **fields)
         like = {name: getattr(known, name) for name in ("preprocess", "labels", "val", "image_size")}
         wanted = recipe(row.teacher, data=column.data, recipe="authors", **{**choice.fields, **like})
-        teacher = _placed(wanted, seed, precision, out)
+        teacher = placed(wanted, seed, precision, out)
         fields["teacher"] = str(teacher.path)
     made = recipe(row.model, data=column.data, recipe=row.recipe, **fields)
-    return _placed(made, seed, precision, out, teacher)
+    return placed(made, seed, precision, out, teacher)
 
 
-def _placed(recipe: Recipe, seed: int, precision: str, out: str | Path, after: Job | None = None) -> Job:
+def placed(recipe: Recipe, seed: int, precision: str, out: str | Path, after: Job | None = None) -> Job:
     """Where `wrn train` would put it; runs in bf16 beside those in fp32."""
     path = default_path(recipe, seed, out)
     path = path if precision == "fp32" else path.with_name(f"{path.name}-{precision}")

@@ -128,10 +128,11 @@ def _started(job: Job, how: How) -> _Running:
 
 def _why_failed(ended: _Running) -> str | None:
     """Why it failed; None if it did not."""
+    with ended.told:
+        ended.told.seek(0)
+        lines = ended.told.read().decode(errors="replace").strip().splitlines()
     if ended.process.returncode == 0:
         return None
-    ended.told.seek(0)
-    lines = ended.told.read().decode(errors="replace").strip().splitlines()
     if ended.process.returncode < 0:
         return f"killed by {signal.Signals(-ended.process.returncode).name}"
     return lines[-1].removeprefix("wrn: error: ") if lines else f"exit code {ended.process.returncode}"

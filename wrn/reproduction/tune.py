@@ -1,0 +1,76 @@
+"""`wrn tune dropout`: choose it on a validation split, as the paper says it did, by Optuna."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from wrn.data.catalog import label
+from wrn.errors import Error, UsageError
+from wrn.recipes import recipe
+from wrn.reporting.markdown import table
+from wrn.reporting.tables import Table, Text
+from wrn.reproduction.plan import Job, placed
+from wrn.reproduction.schedule import How, run_all
+from wrn.runs import Run
+
+
+def tune_dropout(
+    model: str,
+    data: str,
+    fields: Mapping[str, Any],
+    trials: int,
+    seed: int,
+    precision: str,
+    out: str | Path,
+    how: How,
+    say: Callable[[str], None],
+) -> float:
+    """The dropout in 0, 0.05, …, 0.6 with the lowest validation error among so many trials, each a run.
+
+    Trials are kept in `<out>/tune`, so that the same command continues and more trials add to them. The test set is
+    not looked at. Raises ValueError for a recipe without a validation split, wrn.Error if a run fails.
+    """
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise Error("wrn tune: needs optuna; install it with pip install 'wrn[tune]'") from error
+    if not fields.get("val"):
+        raise UsageError("wrn tune: needs a validation split, so that the test set is not used; add --val 5000")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    base = recipe(model, data=data, **fields)
+    name = f"dropout-{base.model}-{label(data)}-{base.hash}-{precision}-seed{seed}"
+    journal = Path(out) / "tune" / f"{name}.log"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))), sampler=optuna.samplers.TPESampler(seed=seed), study_name=name,
+        load_if_exists=True,
+    )  # fmt: skip
+    if not study.trials:
+        study.enqueue_trial({"dropout": 0.0})  # what the others are compared with
+    for stopped in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.enqueue_trial(stopped.params)
+        study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
+    while len(done := study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) < trials:
+        trial = study.ask()
+        dropout = trial.suggest_float("dropout", 0.0, 0.6, step=0.05)
+        job = _job(model, data, {**fields, "dropout": dropout}, seed, precision, out)
+        say(f"trial {len(done) + 1} of {trials}: dropout {dropout:g}")
+        if failed := run_all([job], 1, how, lambda _: None):
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            raise Error(f"trial with dropout {dropout:g}: {failed[job.name]}; the same command tries again")
+        val_error = Run(job.path).result["val_error"]
+        study.tell(trial, val_error)
+        say(f"validation error {val_error:.2f}%")
+    ranked = sorted((each.value or 0.0, each.params["dropout"]) for each in done)
+    say(table(_as_table(ranked)))
+    return float(ranked[0][1])
+
+
+def _job(model: str, data: str, fields: Mapping[str, Any], seed: int, precision: str, out: str | Path) -> Job:
+    return placed(recipe(model, data=data, **fields), seed, precision, out)
+
+
+def _as_table(ranked: list[tuple[float, float]]) -> Table:
+    rows = dict.fromkeys((f"{dropout:g}", f"{error:.2f}") for error, dropout in ranked)
+    return Table(("dropout", "validation error, %"), tuple((Text(dropout), Text(error)) for dropout, error in rows))
