@@ -6,16 +6,16 @@
 # Works for at most SLICE seconds (default 520), then packs what there is into OUT/results.tar.gz (without weights, so a
 # few MB). Run it again to go on where it stopped, until it says "all done". Needs no network and no installer: PYTHON
 # (default python3) must have torch, numpy, safetensors, tyro and what else pyproject.toml names; DATA is a data set that
-# `wrn train` takes offline (default: cifar10, prepared before). DEVICE (default cuda) may be cpu, to try the script.
+# `wrn train` takes offline (default: the tables' own, CIFAR prepared before). DEVICE (default cuda) may be cpu, to try it.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
-data=${2:-cifar10} device=${DEVICE:-cuda} python=${PYTHON:-python3} slice=${SLICE:-520}
+device=${DEVICE:-cuda} python=${PYTHON:-python3} slice=${SLICE:-520}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} WRN_CACHE_DIR=${WRN_CACHE_DIR:-$out/cache}
 
 pack() {
     (cd "$out" && find . \( -name cache -o -name checkpoints \) -prune -o -type f \
-        \( -name '*.json' -o -name '*.jsonl' -o -name '*.log' -o -name '*.svg' -o -name '*.failed' \) -print0 |
+        \( -name '*.json' -o -name '*.jsonl' -o -name '*.log' -o -name '*.svg' -o -name '*.html' -o -name '*.failed' \) -print0 |
         tar --null -czf results.tar.gz -T -)
     echo "$1; packed: $out/results.tar.gz ($(du -h "$out/results.tar.gz" | cut -f1))"
 }
@@ -64,12 +64,14 @@ for model in wrn-16-4 wrn-28-10; do
 done
 wrn memory bench memory wrn-28-10 --batch-size 128 --device "$device" --out "$out/memory.json"
 wrn data bench data wrn-16-4 --device "$device" --out "$out/data.json"
-wrn fig4 bench fig4 --device "$device" --out "$out/fig4.json"
+wrn fig4 reproduce fig4 --device "$device" --precision bf16 --out "$out/runs"
 
-# Tables 2, 4 and 5, cheap networks first; EPOCHS shortens them, to try the script
-epochs=${EPOCHS:+--epochs $EPOCHS}
-for model in wrn-16-4 wrn-40-1 wrn-40-2 wrn-16-8 wrn-40-4 wrn-22-8 wrn-28-10; do
-    # shellcheck disable=SC2086  # none, or two words
-    wrn "run-$model" train "$model" --data "$data" --device "$device" --out "$out/$model" $epochs
-done
+# Tables 4, 2 and 3, one seed each, cheap networks first; EPOCHS and LABELS shorten them, to try the script
+where=(--seeds 1 --precision bf16 --device "$device" --out "$out/runs" ${2:+--data "$2"}
+    ${EPOCHS:+--epochs "$EPOCHS"} ${LABELS:+--labels "$LABELS"})
+wrn run-thin reproduce table4 --rows wrn-40-1 wrn-40-2 wrn-16-8 "${where[@]}"
+wrn run-wide reproduce table4 --rows wrn-40-4 wrn-22-8 wrn-28-10 "${where[@]}"
+wrn run-table2 reproduce table2 "${where[@]}"
+wrn run-table3 reproduce table3 "${where[@]}"
+wrn report report "$out/runs" --out "$out/report.html"
 pack "all done"

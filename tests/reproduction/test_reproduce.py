@@ -23,7 +23,6 @@ def start(folder, *words):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -51,7 +50,10 @@ def test_killed_half_way_it_does_no_finished_run_again(tmp_path):
     after = finished(tmp_path)
     assert len(after) == 4
     assert {path: after[path] for path in before} == before
-    assert f"4 runs, {len(before)} of them finished; 2 at a time" in out
+    assert f"{4 - len(before)} of 4 runs to do, 2 at a time: about 0:" in out
+    fresh = [wrn.Run(path.parent) for path in after if path not in before]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {run.env["execution"]["threads"] for run in fresh} == {share}, "the cores are shared out"
     third = start(tmp_path, "--seeds", "2")
     third.communicate(timeout=100)
     assert finished(tmp_path) == after

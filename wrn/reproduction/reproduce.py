@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 
 
 def reproduce(choice: Choice, out: str | Path, at_once: int, how: How, say: Say) -> bool:
-    """Run what is not finished, and say the table; returns whether all runs succeeded.
+    """Say the plan, run what is not finished, and say the table; returns whether all runs succeeded.
 
     Finished runs stand, interrupted ones continue, a failing one leaves the others alone. Raises ValueError for what
     makes no sense, Interrupted on a signal, once the runs have saved.
@@ -25,6 +25,7 @@ def reproduce(choice: Choice, out: str | Path, at_once: int, how: How, say: Say)
     plan.save(choice, out, {})
     failed: dict[str, str] = {}
     if jobs:
+        show_plan(choice, out, at_once, how, say)
         failed = run_all(jobs, at_once, how, say)
         plan.save(choice, out, failed)
     if choice.of.times is not None:
@@ -53,8 +54,10 @@ def show_plan(choice: Choice, out: str | Path, at_once: int, how: How, say: Say)
 
     cells = plan.cells(choice, out)
     jobs = plan.jobs(cells)
-    costs = estimate(jobs, how.device)
     waiting = [job for job in jobs if plan.state(job, {}) != "finished"]
+    if jobs and not waiting:
+        return
+    costs = estimate(jobs, how.device)
 
     def row(title: str, column: str, of: list[Job]) -> tuple[Text, ...]:
         left = [job for job in of if job in waiting]

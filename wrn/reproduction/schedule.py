@@ -80,7 +80,6 @@ def run_all(jobs: Sequence[Job], at_once: int, how: How, say: Callable[[str], No
     failed: dict[str, str] = {}
     passed_on, total = 0, len(jobs)
     done = total - len(waiting)
-    say(f"{total} runs, {done} of them finished; {at_once} at a time")
     with _signals() as came:
         while waiting or running:
             for number in came[passed_on:]:

@@ -42,10 +42,9 @@ def tune_dropout(
     name = f"dropout-{base.model}-{label(data)}-{base.hash}-{precision}-seed{seed}"
     journal = Path(out) / "tune" / f"{name}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))), sampler=optuna.samplers.TPESampler(seed=seed), study_name=name,
-        load_if_exists=True,
-    )  # fmt: skip
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(storage=storage, sampler=sampler, study_name=name, load_if_exists=True)
     if not study.trials:
         study.enqueue_trial({"dropout": 0.0})  # what the others are compared with
     for stopped in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
