@@ -1,5 +1,6 @@
 """The README: what it quotes was printed by kept runs, what it shows runs, and it names what exists."""
 
+import json
 import re
 from pathlib import Path
 
@@ -40,6 +41,24 @@ def test_commands_and_flags_exist(run_wrn):
         help_text = run_wrn(*command, "--help")[1]
         for word in words:
             assert not word.startswith("--") or word in help_text, (words, word)
+
+
+def test_the_speeds_are_those_of_the_kept_benchmark():
+    """To what the README rounds to: whole images, or tenths below ten."""
+    kept = json.loads((ROOT / "results" / "bench" / "cpu-amx-2" / "train.json").read_text(encoding="utf-8"))["rows"]
+    lines = re.findall(r"^\| WRN-(\S+),(?: batches of)? (\d+) \| (.*) \|$", README, flags=re.MULTILINE)
+    assert len(lines) == 3
+    ratios = []
+    for model, batch, cells in lines:
+        rows = {
+            row["contestant"]: row for row in kept if (row["model"], row["batch_size"]) == (f"wrn-{model}", int(batch))
+        }
+        names = ("usual loop, fp32", "usual loop, bf16 autocast, channels_last", "wrn")
+        for name, cell in zip(names, cells.split(" | "), strict=True):
+            assert float(cell) == round(rows[name]["images_per_second"], 1 if "." in cell else 0), (model, name)
+        ratios.append([rows["wrn"][f"times {name}"] for name in names[:2]])
+    for of in zip(*ratios, strict=True):
+        assert f"{min(of):.1f} to {max(of):.1f} times as fast" in README
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):

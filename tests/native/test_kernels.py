@@ -250,3 +250,32 @@ def test_no_convolution_of_a_step_falls_back_to_a_slow_implementation(tmp_path):
 def test_kernels_are_for_bf16(run_wrn):
     code, _, err = run_wrn("train", "wrn-10-1", "--data", "digits", "--precision", "fp32", "--native", "true")
     assert (code, "are for bf16" in err) == (2, True)
+
+
+def test_the_loss_falls_as_it_does_in_fp32():
+    """200 steps on real digits: the fast path's curve lies within the spread of five seeds in fp32.
+
+    In means over 20 steps, which differ between seeds by their draws of weights and batches.
+    """
+    curves = {}
+    for precision, seeds in (("fp32", range(5)), ("bf16", range(5, 6))):
+        execution = choose("cpu", precision)
+        for seed in seeds:
+            recipe = wrn.recipe("wrn-10-1", data="digits", batch_size=32)
+            data, network = wrn.dataset(recipe), execution.place(wrn.network_of(recipe, 10, seed)).train()
+            optimizer, losses = wrn.optimizer(network, recipe), []
+            for epoch in range(1, 6):
+                for images, labels in data.train.batches(recipe, seed=seed, epoch=epoch):
+                    with execution.autocast():
+                        loss = F.cross_entropy(network(execution.arrange(images)).float(), labels)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    losses.append(loss.item())
+            curves[precision, seed] = np.log(np.array(losses[:200]).reshape(10, 20).mean(1))
+    exact = np.stack([curve for (precision, _), curve in curves.items() if precision == "fp32"])
+    middle, spread = exact.mean(0), exact.std(0, ddof=1)
+    for (precision, seed), curve in curves.items():
+        if precision == "bf16":
+            # Of a sixth draw from the same: 99% lie within 4.6 standard deviations estimated from five (Student's t)
+            assert (abs(curve - middle) < 4.6 * spread * (1 + 1 / 5) ** 0.5).all(), (seed, curve, middle, spread)

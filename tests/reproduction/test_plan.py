@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import wrn
+from wrn.experiments.catalog import EXPERIMENTS
 from wrn.reproduction import plan
 from wrn.reproduction.schedule import How, command
 
@@ -116,7 +117,12 @@ def test_what_makes_no_sense_is_told(words, says, run_wrn):
     assert (code, says in err) == (2, True), err
 
 
-@pytest.mark.parametrize("name", ["table3", "fig4", "fig1"])
+HEAVY = sorted({*EXPERIMENTS} - {"table3", "fig4", "fig1"})
+
+
+@pytest.mark.parametrize(
+    "name", ["table3", "fig4", "fig1", *(pytest.param(each, marks=pytest.mark.slow) for each in HEAVY)]
+)
 def test_a_dry_run_shows_the_plan_and_runs_nothing(name, run_wrn, tmp_path):
     code, out, err = run_wrn("reproduce", name, "--dry-run")
     assert code == 0, err

@@ -1,24 +1,19 @@
 """Findings as Markdown, for the terminal and for pages of the repository. No torch."""
 
-from collections.abc import Sequence
-
 from wrn.reporting import tables
 from wrn.reporting.findings import Finding
 from wrn.reporting.tables import Table
 
 
-def markdown(findings: Sequence[Finding]) -> str:
-    """A section for each."""
-    return "\n\n".join(section(finding) for finding in findings)
-
-
-def section(finding: Finding) -> str:
-    """Title, table, claims, notes."""
+def section(finding: Finding, pictures: str = "") -> str:
+    """Title, table, pictures, claims, notes."""
     parts = [f"## {tables.title(finding)}"]
     if finding.rows:
         parts.append(table(tables.errors(finding)))
     if finding.times_on:
         parts.append(f"Times: forward and backward of {_batch(finding)}, on {finding.times_on}.")
+    if pictures:
+        parts.append(pictures.strip())
     if finding.claims:
         parts.append(table(tables.claims(finding)))
     return "\n\n".join([*parts, *finding.notes])

@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -34,11 +34,28 @@ class Section:
 
 def markdown_page(runs: str | Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> str:
     """What the folder's runs came to; experiments of which nothing was run are named at the end."""
+    return _markdown(runs, version, logs, lambda _: "")
+
+
+def markdown_file(runs: str | Path, out: Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> None:
+    """The same as a file, with its pictures in a folder beside it, `<name>-figures`."""
+
+    def pictures(finding: Finding) -> str:
+        told = []
+        for number, (title, svg) in enumerate(_pictures(finding), 1):
+            path = out.with_name(f"{out.stem}-figures") / f"{finding.choice.name}-{number}.svg"
+            write_text(path, svg)
+            told.append(f"![{title}]({path.relative_to(out.parent).as_posix()})\n\n")
+        return "".join(told)
+
+    head = f"# Results\n\nMade by `wrn report {Path(runs).as_posix()} --out {out.name}`; not edited.\n\n"
+    write_text(out, head + _markdown(runs, version, logs, pictures) + "\n")
+
+
+def _markdown(runs: str | Path, version: str, logs: Sequence[str | Path], pictures: Callable[[Finding], str]) -> str:
     found = _findings(runs, version)
-    told = [finding for finding in found if _has_anything(finding)]
-    missing = [finding.choice.experiment for finding in found if not _has_anything(finding)]
-    parts = [markdown.markdown(told)] if told else []
-    if missing:
+    parts = [markdown.section(finding, pictures(finding)) for finding in found if _has_anything(finding)]
+    if missing := [finding.choice.experiment for finding in found if not _has_anything(finding)]:
         parts.append(f"Not run: {', '.join(missing)}.")
     parts.append("## The authors' logs\n\n" + markdown.table(_of_logs([*authors_log.kept(), *authors_log.read(logs)])))
     return "\n\n".join(parts)

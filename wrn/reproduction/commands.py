@@ -75,15 +75,20 @@ def tune(
 def report(
     runs: Annotated[Positional[str], option("the folder of all runs", "RUNS")] = "runs",
     *,
-    out: Annotated[str | None, option("write one HTML page (default: print Markdown)", "FILE")] = None,
+    out: Annotated[
+        str | None, option("write one HTML page, or Markdown and its pictures (default: print Markdown)", "FILE")
+    ] = None,
     paper_version: Version = "v4",
     log: Annotated[tuple[str, ...], option("logs of the authors' Lua code, drawn beside ours", "FILE [FILE ...]")] = (),
 ) -> None:
     """Show every table and figure: ours, from run folders alone, beside the paper's."""
-    from wrn.reporting.report import html_page, markdown_page
+    from wrn.reporting.report import html_page, markdown_file, markdown_page
 
     if out is None:
         print(markdown_page(runs, paper_version, log))
         return
-    html_page(runs, Path(out), paper_version, log)
+    write = {".html": html_page, ".md": markdown_file}.get(Path(out).suffix)
+    if write is None:
+        raise UsageError(f"--out {out}: names neither a page (.html) nor Markdown (.md)")
+    write(runs, Path(out), paper_version, log)
     print(f"{out}: written")

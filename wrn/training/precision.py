@@ -62,8 +62,10 @@ class Execution:
         """A model, or a method of it, as the steps call it: itself, or compiled, with the same parameters."""
         if not self.compile:
             return called
+        from torch._functorch import config
+
         # The share of what would be kept for the backward pass that is kept; torch has one setting for the process
-        torch._functorch.config.activation_memory_budget = 0.5 if self.memory == "low" else 1.0
+        config.activation_memory_budget = 0.5 if self.memory == "low" else 1.0
         return torch.compile(called, dynamic=False)
 
     def arrange(self, images: Tensor) -> Tensor:

@@ -1,0 +1,66 @@
+"""Ways to compute, which change nothing beyond rounding."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import wrn
+from wrn.training.precision import choose
+
+
+def step_of(execution, recipe):
+    """The logits, gradients and running statistics of one step."""
+    images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
+    network = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+    answer = execution.compiled(network)
+    with execution.autocast():
+        logits = answer(execution.arrange(images))
+    F.cross_entropy(logits.float(), labels).backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    return logits.detach(), gradients, dict(network.named_buffers())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["normal", "low"])
+def test_compiled_is_eager(memory):
+    """In fp32, to rounding; with low memory too, whose second forward pass must not count in the statistics again."""
+    recipe = wrn.recipe("wrn-10-2", data="digits", batch_size=64)
+    compiled = step_of(choose("cpu", "fp32", compile=True, memory=memory), recipe)
+    eager = step_of(choose("cpu", "fp32"), recipe)
+    torch.testing.assert_close(compiled[0], eager[0], rtol=1e-4, atol=1e-4)
+    for ours, exact in zip(compiled[1:], eager[1:], strict=True):
+        for name, value in exact.items():
+            distance = (ours[name].double() - value.double()).norm() / value.double().norm()
+            assert distance < 1e-3, name
+
+
+@pytest.mark.slow
+def test_low_memory_keeps_less_when_compiled_and_does_not_stay_on():
+    recipe, kept = wrn.recipe("wrn-10-2", data="digits", batch_size=64), []
+    for memory in ("normal", "low", "normal"):
+        torch._dynamo.reset()
+        sizes = {}
+
+        def pack(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            step_of(choose("cpu", "fp32", compile=True, memory=memory), recipe)
+        kept.append(sum(sizes.values()))
+    assert kept[1] < 0.75 * kept[0] == 0.75 * kept[2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"memory": "none"}, "must be normal or low"),
+        ({"precision": "fp16"}, "must be fp32 or bf16"),
+        ({"device": "gpu"}, "no such device"),
+        ({"device": "cpu", "precision": "fp32", "native": True}, "are for bf16"),
+        ({"device": "cpu", "precision": "fp32", "memory": "low"}, "needs our kernels"),
+    ],
+)
+def test_what_cannot_be_had_is_told(asked, says):
+    with pytest.raises(ValueError, match=says):
+        choose(**asked)
