@@ -37,5 +37,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         small.TABLE4,
         small.TABLE6,
         small.FIGURE2,
+        small.PRECISION,
+        small.FAST,
     )
 }
