@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 import wrn
+from wrn.training.precision import choose
+from wrn.training.readings import Readings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -34,3 +36,27 @@ def test_compiled_run(tmp_path):
     recipe = wrn.recipe("wrn-10-1", data="digits", epochs=2)
     run = wrn.train(recipe, tmp_path / "run", device="cuda", compile=True, quiet=True)
     assert run.metrics[-1]["images_per_second"] > 0
+
+
+def test_no_step_waits_for_the_gpu():
+    """Batches, losses and updates are only queued; numbers are read when they are there."""
+    recipe = wrn.recipe("wrn-10-1", data="digits", augment="flip-crop", dropout=0.1)
+    execution = choose("cuda", "bf16")
+    data, network = wrn.dataset(recipe, device="cuda"), execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+    learnt, optimizer = wrn.objective(network, recipe, autocast=execution.autocast), wrn.optimizer(network, recipe)
+    learnt.start_epoch(1)
+    readings, losses = Readings("cuda"), []
+    try:
+        for step, (images, labels) in enumerate(data.train.batches(recipe, seed=0, epoch=1), 1):
+            loss, logits = learnt(execution.arrange(images), labels)
+            wrong = (logits.argmax(1) != labels).sum()
+            losses += [each.loss for each in readings.add(step, loss, wrong, len(labels))]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            torch.cuda.set_sync_debug_mode("error")  # from the second step on
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    losses += [each.loss for each in readings.rest()]
+    assert len(losses) == data.train.steps(recipe)
+    assert losses[-1] < losses[0]

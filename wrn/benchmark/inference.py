@@ -73,7 +73,7 @@ def _onnx(network: nn.Module, images: torch.Tensor) -> Contestant | None:
     import onnxruntime  # type: ignore[import-not-found]
 
     file = io.BytesIO()
-    torch.onnx.export(network, (images,), dynamo=True, input_names=["images"]).save(file)  # type: ignore[union-attr,arg-type]
+    torch.onnx.export(network, (images,), dynamo=True, verbose=False, input_names=["images"]).save(file)  # type: ignore[union-attr,arg-type]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])

@@ -278,7 +278,12 @@ def _notes(choice: Choice, found: list[CellFinding]) -> tuple[str, ...]:
         asked = ", ".join(
             [*([f"on {found[0].cell.column.title}"] if choice.data else []), *map(_field, choice.fields.items())]
         )
-        notes.append(f"Not the paper's experiment: {asked}. Its numbers stand beside ours for the pattern alone.")
+        others = of_the_paper(choice.experiment)
+        notes.append(
+            f"Not the paper's experiment: {asked}. Its numbers stand beside ours for the pattern alone."
+            if others is not None
+            else f"Scaled: {asked}."
+        )
     if choice.precision != "fp32":
         notes.append(f"Trained in {choice.precision}; errors are evaluated in fp32.")
     if any(each.values for each in found) and of_the_paper(choice.experiment) is not None:

@@ -31,15 +31,20 @@ def errors(finding: Finding) -> Table:
     """Networks against data sets: ours as median (least to most; n), the paper's, and how they compare."""
     head = ["network", "parameters"]
     for column in finding.columns:
-        head += [f"{column.title}, ours", "paper"]
+        head += [f"{column.title}, ours", *(["paper"] if _printed(finding) else [])]
         head += ["difference to the first row"] if finding.choice.of.base else ["verdict"] if _compared(finding) else []
     if finding.choice.of.times is not None:
         head += ["time, ours", "ratio", "paper's ratio"]
     return Table(tuple(head), tuple(tuple(_row(finding, row)) for row in finding.rows))
 
 
+def _printed(finding: Finding) -> bool:
+    """Whether the paper has such a table."""
+    return of_the_paper(finding.choice.experiment) is not None
+
+
 def _compared(finding: Finding) -> bool:
-    return finding.choice.faithful and of_the_paper(finding.choice.experiment) is not None
+    return finding.choice.faithful and _printed(finding)
 
 
 def _row(finding: Finding, row: Row) -> list[Text]:
@@ -48,9 +53,11 @@ def _row(finding: Finding, row: Row) -> list[Text]:
         cell = finding.cell(row, column)
         extra = bool(finding.choice.of.base) or _compared(finding)
         if cell is None:
-            fields += [Text("")] * (3 if extra else 2)
+            fields += [Text("")] * (1 + _printed(finding) + extra)
             continue
-        fields += [_ours(cell), Text("" if cell.paper is None else f"{cell.paper:.2f}")]
+        fields.append(_ours(cell))
+        if _printed(finding):
+            fields.append(Text("" if cell.paper is None else f"{cell.paper:.2f}"))
         if finding.choice.of.base:
             fields.append(_to_base(cell))
         elif extra:

@@ -40,12 +40,15 @@ class Progress:
         judged = [line for line in self.metrics if line.get("val_error") is not None]
         return min(judged, key=lambda line: line["val_error"])["epoch"] if judged else None
 
-    def count(self, images: int, loss: float, wrong: int, seconds: float, timed: bool) -> None:
-        """Add one step: its mean loss, its wrong answers, its seconds, and whether these count for the rate."""
-        self.step += 1
+    def read(self, loss: float, wrong: int, images: int) -> None:
+        """Add what one step came to: its mean loss, and its wrong answers of so many images."""
         self.images += images
         self.loss_sum += loss * images
         self.wrong += wrong
+
+    def count(self, images: int, seconds: float, timed: bool) -> None:
+        """Add one step that is done: its seconds, and whether these count for the rate."""
+        self.step += 1
         self.wall_seconds += seconds
         if timed:
             self.timed_images += images

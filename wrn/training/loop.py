@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from wrn.training.interruption import Interrupted, Interruption
 from wrn.training.objective import objective
 from wrn.training.optim import optimizer, set_rates, start_epoch
 from wrn.training.precision import Execution
+from wrn.training.readings import Reading, Readings
 
 
 @dataclass
@@ -95,30 +97,40 @@ class Training:
         recipe, steps = self.recipe, self.data.train.steps(self.recipe)
         self.network.train()
         batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
+        readings = Readings(self.execution.device)
         clock = time.perf_counter()
         for images, labels in batches:
             set_rates(self.optimizer, recipe, epoch, progress.step / steps)
             loss, logits = self.objective(self.execution.arrange(images), labels)
-            if not math.isfinite(value := loss.item()):
-                raise self.not_finite(epoch, f"loss of step {progress.step + 1}", value)
+            wrong = (logits.argmax(1) != labels).sum()
+            self.take(readings.add(progress.step + 1, loss, wrong, len(labels)), epoch, progress)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
 
-            wrong = int((logits.argmax(1) != labels).sum())
             timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
             self.shapes_seen.add(images.shape)
             now = time.perf_counter()
-            progress.count(len(labels), value, wrong, now - clock, timed)
+            progress.count(len(labels), now - clock, timed)
             clock = now
             bar.show(
                 outcome.bar_text(recipe, epoch, progress), (epoch - 1) * steps + progress.step, recipe.epochs * steps
             )
             if self.interrupt.signal_number is not None:
+                self.take(readings.rest(), epoch, progress)
                 self.save(progress)
                 done = f"in epoch {epoch} after step {progress.step} of {steps}"
                 self.log.line(f"interrupted {done}, saved; the same command continues")
                 raise Interrupted(self.interrupt.signal_number)
+        self.take(readings.rest(), epoch, progress)
+        progress.wall_seconds += time.perf_counter() - clock
+
+    def take(self, readings: Iterable[Reading], epoch: int, progress: Progress) -> None:
+        """Add up what steps came to; a loss that is not finite ends the run."""
+        for each in readings:
+            if not math.isfinite(each.loss):
+                raise self.not_finite(epoch, f"loss of step {each.step}", each.loss)
+            progress.read(each.loss, each.wrong, each.images)
 
     def not_finite(self, epoch: int, what: str, value: float) -> Error:
         """The end of a run that diverged."""

@@ -37,7 +37,11 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     elif recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
         made = torch.optim.RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5)
     else:
-        made = torch.optim.SGD(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov)
+        # One kernel for all parameters on a GPU; on a CPU it would silently take gradients of another layout wrongly
+        fused = all(parameter.is_cuda for parameter in model.parameters())
+        made = torch.optim.SGD(
+            parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
+        )
     set_rates(made, recipe, 1)
     if any(part.path.drop and part.path.per == "batch" for part in model.modules() if isinstance(part, Residual)):
         made.register_step_pre_hook(lambda *_: _count_as_zero(model))

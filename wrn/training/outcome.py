@@ -138,7 +138,8 @@ def _text(value: Any) -> str:
 
 def bar_text(recipe: Recipe, epoch: int, progress: Progress) -> str:
     """The live display beside its bar: the epoch so far."""
-    loss, error = progress.loss_sum / progress.images, 100 * progress.wrong / progress.images
+    images = max(progress.images, 1)  # none is read yet in a GPU's first steps
+    loss, error = progress.loss_sum / images, 100 * progress.wrong / images
     return f"epoch {epoch}/{recipe.epochs}  loss {loss:.3f}  error {error:.1f}%  {progress.rate:,.0f} images/s"
 
 

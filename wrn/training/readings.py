@@ -1,0 +1,50 @@
+"""What steps came to, read without holding a GPU up."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One step's mean loss and how many of its images were answered wrongly."""
+
+    step: int
+    loss: float
+    wrong: int
+    images: int
+
+
+class Readings:
+    """Numbers of steps, in their order: at once, or `lag` steps later.
+
+    To read a number from a GPU waits until it is computed. Read two steps late it is there already, and Python is always
+    two steps ahead of the GPU, which never waits for it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.on_gpu = torch.device(device).type == "cuda"
+        self.lag = 2 if self.on_gpu else 0
+        self._waiting: deque[tuple[int, Tensor, int, torch.cuda.Event | None]] = deque()
+
+    def add(self, step: int, loss: Tensor, wrong: Tensor, images: int) -> Iterator[Reading]:
+        """Note one step; gives those that are due."""
+        numbers, arrived = torch.stack([loss.detach().float(), wrong.float()]), None
+        if self.on_gpu:
+            numbers = torch.empty(2, pin_memory=True).copy_(numbers, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._waiting.append((step, numbers, images, arrived))
+        return self.rest(self.lag)
+
+    def rest(self, but: int = 0) -> Iterator[Reading]:
+        """All that were not given yet, but for so many of the last."""
+        while len(self._waiting) > but:
+            step, numbers, images, arrived = self._waiting.popleft()
+            if arrived is not None:
+                arrived.synchronize()
+            loss, wrong = numbers.tolist()
+            yield Reading(step, loss, int(wrong), images)
