@@ -51,7 +51,6 @@ RECIPES: dict[str, Named] = {
         "ours, not the paper's: Muon, one cycle of the rate and smoothed labels, for a quarter of the epochs",
         {
             "optimizer": "muon",
-            "matrix_decay": 0.05,
             "schedule": "one-cycle",
             "milestones": (),
             "epochs": 50,
