@@ -54,7 +54,7 @@ wrn() { # a step of our own command
 
 if [ "$device" != cpu ]; then step tests "$python" -m pytest -q -n0 -m gpu; fi
 for model in wrn-28-10 wrn-40-4 wrn-16-4; do
-    wrn "train-$model" bench train "$model" --compare --device "$device" --out "$out/train-$model.json"
+    wrn "train-$model" bench train "$model" --compare --device "$device" --out "$out/runs/bench/train-$model.json"
     if [ "$device" != cpu ]; then
         wrn "train-compiled-$model" bench train "$model" --compile --device "$device" --out "$out/train-compiled-$model.json"
     fi

@@ -11,6 +11,8 @@ from typing import Any
 
 import platformdirs
 
+from wrn.errors import Error
+
 
 def cache_dir() -> Path:
     """Where caches lie: `WRN_CACHE_DIR`, else the platform's user cache."""
@@ -63,6 +65,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
     write_whole(path, write)
+
+
+def read_json(path: Path, *fields: str) -> dict[str, Any]:
+    """The object that a file holds. Raises wrn.Error for a damaged file and for one that lacks any of the fields."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Error(f"{path}: damaged ({error}); remove it, and run again what made it") from error
+    if not isinstance(content, dict) or not content.keys() >= set(fields):
+        raise Error(f"{path}: damaged (lacks {' or '.join(fields)}); remove it, and run again what made it")
+    return content
 
 
 def write_json(path: Path, value: Any) -> None:

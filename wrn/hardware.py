@@ -1,15 +1,22 @@
-"""What torch does not say or do of itself: which arithmetic is fast here, how much memory is held, what glibc does."""
+"""What torch does not say or do of itself: which arithmetic is fast here, how much memory is held, what glibc does.
+
+torch is imported by what needs it alone: who counts cores does not.
+"""
 
 import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def multiplies_bf16(device: "torch.device") -> bool:
     """Whether the device multiplies bf16 faster than fp32."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -49,6 +56,8 @@ def _mallopt(**settings: int) -> None:
 
 def peak_memory(device: str) -> int | None:
     """Bytes held at most so far: by torch on a GPU, by the process on a CPU; None where the system does not say."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -61,6 +70,8 @@ def peak_memory(device: str) -> int | None:
 
 def memory_held(device: str) -> int:
     """Bytes held now; on a CPU where the system does not say, what was held at most so far."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.memory_allocated(device)
     try:

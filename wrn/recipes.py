@@ -204,7 +204,7 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     if type(epochs := changed.get("epochs")) is int and epochs > 0:  # others are refused below
         changed = _scaled(named, epochs) | changed
     if changed.get("schedule") == "one-cycle":
-        changed = {"milestones": ()} | changed
+        changed |= {"milestones": given.get("milestones", ())}
     if changed.get("optimizer") == "rmsprop":
         changed = {"nesterov": False} | changed
     if "teacher" in changed:

@@ -59,7 +59,10 @@ class Run:
         """One dictionary an epoch."""
         self._must_be_a_run()
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        except ValueError as error:
+            raise Error(f"{path}: damaged ({error}); start over with --fresh") from None
 
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
         """Raise wrn.Error, touching nothing, if something else than this recipe's run, so computed, lies here."""

@@ -87,7 +87,7 @@ def folder(tmp_path):
     pretend(jobs["wrn-40-2-b333", 0], 5.7)
     pretend(jobs["wrn-40-2-b333", 1], 0, "running")
     pretend(jobs["wrn-40-2-b333", 2], 0, "stopped")
-    plan.save(choice, tmp_path, {jobs["wrn-40-2-b3333", 0].name: "out of <memory> & luck"})
+    plan.save(choice, tmp_path, failures={jobs["wrn-40-2-b3333", 0].name: "out of <memory> & luck"})
     with wrn.Run(jobs["wrn-40-2-b333", 1].path).hold():
         yield tmp_path
 
@@ -135,6 +135,55 @@ def test_what_failed_says_why(folder):
 def test_other_seeds_and_versions_join_the_same_table(tmp_path):
     assert plan.choose("table3", seeds=1).name == plan.choose("table3", seeds=5).name == "table3"
     assert plan.choose("table5", "v1").name != plan.choose("table5", "v4").name
+
+
+def test_a_figure_whose_runs_failed_says_so(tmp_path):
+    """Before they had a folder, whose curves are wanted all the same."""
+    choice = plan.choose("fig2-small", seeds=1)
+    names = [job.name for job in plan.jobs(plan.cells(choice, tmp_path))]
+    plan.save(choice, tmp_path, failures=dict.fromkeys(names, "no such data"))
+    told = in_another_process(tmp_path)
+    assert "wrn-22-1 on CIFAR-10 failed: no such data" in told
+
+
+def test_times_are_kept_apart_by_precision_and_joined_row_by_row(tmp_path):
+    choice = plan.choose("fig4")
+
+    def keep(chosen, **ms):
+        rows = [
+            {
+                "model": name,
+                "ms": value,
+                "ms_min": 0.95 * value,
+                "ms_max": 1.05 * value,
+                "ratio to wrn-40-4": value / 10,
+            }
+            for name, value in ms.items()
+        ]
+        found = {"machine": {"device": "x", "threads": 1, "torch": "2"}, "execution": "cpu", "rows": rows}
+        path = plan.times_path(chosen, tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(found))
+
+    keep(choice, **{"wrn-40-4": 10.0, "pre-resnet-1001": 75.0})
+    keep(plan.choose("fig4", precision="bf16"), **{"wrn-40-4": 10.0, "pre-resnet-1001": 9.0})
+    (claim,) = find(choice, tmp_path).claims
+    assert (claim.verdict, claim.figures) == ("not decided", ("pre-resnet-1001 : wrn-40-4 = 7.50",))
+    keep(choice, **{"wrn-40-4": 10.0, "pre-resnet-1001": 75.0, "wrn-28-10": 46.0})
+    assert find(choice, tmp_path).claims[0].verdict == "held"
+    keep(choice, **{"wrn-40-4": 10.0, "pre-resnet-1001": 44.0, "wrn-28-10": 46.0})
+    assert find(choice, tmp_path).claims[0].verdict == "not decided", "within what rounds differ by"
+    plan.times_path(choice, tmp_path).write_text("{")
+    with pytest.raises(wrn.Error, match="damaged"):
+        find(choice, tmp_path)
+
+
+def test_a_stray_file_does_not_stop_the_report(folder, tmp_path):
+    (folder / "junk & co").mkdir()
+    (folder / "junk & co" / "recipe.json").write_text('{"a": 1}')
+    page = tmp_path / "page.html"
+    in_another_process(folder, "--out", page)
+    assert "lacks seed or recipe" in page.read_text()
 
 
 def test_nothing_run_says_so(tmp_path):

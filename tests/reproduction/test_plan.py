@@ -90,11 +90,12 @@ def test_the_command_makes_the_same_recipe(name, run_wrn, monkeypatch):
 def test_plans_are_kept_and_grow(tmp_path):
     few = plan.choose("table4", data="digits", seeds=1, rows=("wrn-40-1",), fields={"epochs": 2})
     more = dataclasses.replace(few, seeds=3, rows=("wrn-16-8",))
-    plan.save(few, tmp_path, {})
-    plan.save(more, tmp_path, {"digits/x/seed0": "why"})
+    plan.save(few, tmp_path, failures={"digits/y/seed0": "before"})
+    plan.save(more, tmp_path, failures={"digits/x/seed0": "why"})
     ((found, failures),) = plan.saved(tmp_path)
-    assert (found.seeds, found.rows, failures) == (3, ("wrn-40-1", "wrn-16-8"), {"digits/x/seed0": "why"})
-    plan.save(dataclasses.replace(few, rows=()), tmp_path, {})
+    assert (found.seeds, found.rows) == (3, ("wrn-40-1", "wrn-16-8"))
+    assert failures == {"digits/x/seed0": "why", "digits/y/seed0": "before"}
+    plan.save(dataclasses.replace(few, rows=()), tmp_path)
     assert plan.saved(tmp_path)[0][0].rows == ()
     (tmp_path / "plans" / "table4.json").write_text("{")
     with pytest.raises(wrn.Error, match=r"table4.json: damaged"):
@@ -110,6 +111,8 @@ def test_plans_are_kept_and_grow(tmp_path):
         (("table4", "--seeds", "0"), "at least 1"),
         (("table4", "--jobs", "0"), "at least 1"),
         (("table4", "--data", "cifar11"), "did you mean"),
+        (("table6", "--dropout", "0.1"), "is what rows of table6 differ by"),
+        (("quirks", "--precision", "bf16"), "is what rows of quirks differ by"),
     ],
 )
 def test_what_makes_no_sense_is_told(words, says, run_wrn):

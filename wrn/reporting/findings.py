@@ -1,6 +1,5 @@
 """What the runs of an experiment came to: cells, claims and times, from run folders alone. No torch."""
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -9,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wrn.errors import Error
 from wrn.experiments.parts import Claim, Column, Rise, Row
+from wrn.files import read_json
 from wrn.paper import experiment as of_the_paper
 from wrn.reporting.statistics import Interval, above_zero, mean, median, paired, within
 from wrn.reproduction import plan
@@ -79,6 +80,8 @@ class TimeFinding:
 
     row: Row
     ms: float
+    least: float  # of the rounds, as ratio to the reference row's median, and the most
+    most: float
     ratio: float
     paper_ratio: float | None
 
@@ -125,7 +128,7 @@ def find(choice: Choice, out: str | Path, failures: Mapping[str, str] | None = N
         times,
         times_on,
         (*(reason for each in found for reason in each.failures), *_notes(choice, found)),
-        _read(Path(out) / "drawings" / f"{choice.experiment}.json"),
+        _drawing(choice, Path(out)),
     )
 
 
@@ -136,7 +139,8 @@ def _cell(choice: Choice, cell: Cell, failures: Mapping[str, str]) -> CellFindin
         for job, state in zip(cell.jobs, states, strict=True)
         if state == "finished" and (value := Run(job.path).result.get(cell.column.result)) is not None
     }
-    theirs, single = plan.paper_value(choice, cell.row, cell.column), plan.runs_of_the_paper(choice) == 1
+    theirs = plan.paper_value(choice, cell.row, cell.column)
+    single = plan.runs_of_the_paper(choice, cell.column) == 1
     alike = None
     if values and theirs is not None:
         alike = within(median(list(values.values())), theirs, cell.column.tolerance, single)
@@ -146,11 +150,12 @@ def _cell(choice: Choice, cell: Cell, failures: Mapping[str, str]) -> CellFindin
 def _claim(
     choice: Choice, claim: Claim | Rise, cells: list[CellFinding], times: tuple[TimeFinding, ...]
 ) -> ClaimFinding:
+    printed = of_the_paper(choice.experiment) is not None
     if isinstance(claim, Rise):
-        return _rise(claim, cells)
+        return _rise(claim, cells, printed and plan.runs_of_the_paper(choice) == 1)
     if claim.columns == ("time",):
         return _faster(choice, claim, times)
-    single = of_the_paper(choice.experiment) is not None and plan.runs_of_the_paper(choice) == 1
+    single = printed and all(plan.runs_of_the_paper(choice, column) == 1 for column in plan.columns(choice))
     decided: list[bool | None] = []
     figures: list[str] = []
     for column in plan.columns(choice):
@@ -164,7 +169,9 @@ def _claim(
                 continue
             decided.append(above_zero(difference, single))
             figures.append(f"{worse} - {better} on {column.title}: {_difference(difference)}")
-    return ClaimFinding(claim.text, _together(decided, figures, single), _in_the_paper(choice, claim), tuple(figures))
+    elsewhere = f" (here on {plan.columns(choice)[0].title})" if choice.data is not None and claim.columns else ""
+    verdict, theirs = _together(decided, figures, single), _in_the_paper(choice, claim)
+    return ClaimFinding(claim.text + elsewhere, verdict, theirs, tuple(figures))
 
 
 def _in_the_paper(choice: Choice, claim: Claim) -> str:
@@ -189,30 +196,33 @@ def _paper_number(choice: Choice, row: Row, column: Column) -> float | None:
 
 
 def _faster(choice: Choice, claim: Claim, times: tuple[TimeFinding, ...]) -> ClaimFinding:
-    ours = {each.row.key: each.ratio for each in times}
+    ours = {each.row.key: each for each in times}
     rows = {row.key: row for row in choice.of.rows}
-    signs = [ours[slow] > ours[fast] for slow, fast in claim.pairs if slow in ours and fast in ours]
+    pairs = [(ours[slow], ours[fast]) for slow, fast in claim.pairs if slow in ours and fast in ours]
+    # Rounds alternate, so that the slowest of one against the fastest of the other is a fair test
+    decided = [True if slow.least > fast.most else False if slow.most < fast.least else None for slow, fast in pairs]
     theirs = [(plan.paper_time(choice, rows[slow]), plan.paper_time(choice, rows[fast])) for slow, fast in claim.pairs]
     known = [slow > fast for slow, fast in theirs if slow is not None and fast is not None]
-    figures = tuple(f"{slow} : {fast} = {ours[slow] / ours[fast]:.2f}" for slow, fast in claim.pairs if slow in ours)
-    verdict = "not run" if not signs else "held" if all(signs) else "not held"
+    figures = tuple(f"{slow.row.key} : {fast.row.key} = {slow.ratio / fast.ratio:.2f}" for slow, fast in pairs)
+    missing: list[bool | None] = [None] * (len(claim.pairs) - len(pairs))
+    verdict = _together([*decided, *missing], list(figures), False)
     return ClaimFinding(claim.text, verdict, "held" if known and all(known) else "not held" if known else "", figures)
 
 
-def _rise(claim: Rise, cells: list[CellFinding]) -> ClaimFinding:
+def _rise(claim: Rise, cells: list[CellFinding], single: bool) -> ClaimFinding:
     decided: list[bool | None] = []
     figures = []
     for each in cells:
         if each.cell.row.key not in claim.rows:
             continue
-        begun = [job for job, state in zip(each.cell.jobs, each.states, strict=True) if state != "missing"]
+        begun = [job for job in each.cell.jobs if (job.path / "recipe.json").exists()]
         rises = [found for job in begun if (found := rise(Run(job.path).metrics)) is not None]
         if not rises:
             decided.append(None)
             continue
-        decided.append(above_zero(mean(rises), one_is_enough=True))
+        decided.append(above_zero(mean(rises), single))
         figures.append(f"{each.cell.row.key} on {each.cell.column.title}: {_difference(mean(rises))}")
-    return ClaimFinding(claim.text, _together(decided, figures, True), "", tuple(figures))
+    return ClaimFinding(claim.text, _together(decided, figures, single), "", tuple(figures))
 
 
 def rise(lines: Sequence[Mapping[str, Any]]) -> float | None:
@@ -246,18 +256,28 @@ def _difference(interval: Interval) -> str:
 
 
 def _times(choice: Choice, out: Path) -> tuple[tuple[TimeFinding, ...], str]:
-    found, times = _read(out / "times" / f"{choice.experiment}.json"), choice.of.times
-    if found is None or times is None:
+    path, times = plan.times_path(choice, out), choice.of.times
+    if times is None or not path.exists():
         return (), ""
-    ours = {row["model"]: row["ms"] for row in found["rows"]}
-    to = ours[_named(choice, times.to).model]
-    rows = [
-        TimeFinding(row, ours[row.model], ours[row.model] / to, ratio_of_the_paper(choice, row))
-        for row in choice.of.rows
-        if row.model in ours
-    ]
-    about = found["machine"]
-    return tuple(rows), f"{about['device']}, {about['threads']} threads, torch {about['torch']}; {found['execution']}"
+    found = read_json(path, "rows", "machine", "execution")
+    try:
+        measured = {row["model"]: row for row in found["rows"]}
+        rows = []
+        for row in choice.of.rows:
+            if row.model in measured:
+                ms, ratio = measured[row.model]["ms"], measured[row.model][f"ratio to {times.to}"]
+                least, most = (ratio * measured[row.model][name] / ms for name in ("ms_min", "ms_max"))
+                rows.append(TimeFinding(row, ms, least, most, ratio, ratio_of_the_paper(choice, row)))
+        about = found["machine"]
+        words = f"{about['device']}, {about['threads']} threads, torch {about['torch']}; {found['execution']}"
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise Error(f"{path}: damaged ({error!r}); remove it, and run wrn reproduce again") from error
+    return tuple(rows), words
+
+
+def _drawing(choice: Choice, out: Path) -> Any:
+    path = out / "drawings" / f"{choice.experiment}.json"
+    return read_json(path, "panels")["panels"] if path.exists() else None
 
 
 def ratio_of_the_paper(choice: Choice, row: Row) -> float | None:
@@ -286,16 +306,15 @@ def _notes(choice: Choice, found: list[CellFinding]) -> tuple[str, ...]:
         )
     if choice.precision != "fp32":
         notes.append(f"Trained in {choice.precision}; errors are evaluated in fp32.")
-    if any(each.values for each in found) and of_the_paper(choice.experiment) is not None:
+    if choice.fields.get("val"):
+        notes.append("Ours are the errors of the epoch that the validation split chose.")
+    elif any(each.values for each in found) and of_the_paper(choice.experiment) is not None:
         notes.append(LAST_OR_BEST)
+    if any(row.precision for row in choice.of.rows):
+        notes.append("The one table with two precisions, which is what it asks about.")
     return tuple(notes)
 
 
 def _field(item: tuple[str, Any]) -> str:
     value = item[1]
     return f"{item[0]} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
-
-
-def _read(path: Path) -> Any:
-    """A file's JSON; None if there is none. Raises ValueError for a damaged one."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

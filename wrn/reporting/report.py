@@ -1,18 +1,20 @@
 """`wrn report`: everything that a folder of runs holds, as Markdown or as one page of HTML. No torch."""
 
 import base64
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from wrn.errors import MissingError
+from wrn.errors import Error, MissingError, UsageError
 from wrn.experiments.catalog import EXPERIMENTS
-from wrn.files import write_text
+from wrn.files import read_json, write_text
 from wrn.paper import experiment as of_the_paper
+from wrn.recipes import recipe
 from wrn.reporting import authors_log, figures, markdown, tables
 from wrn.reporting.authors_log import AuthorsLog
 from wrn.reporting.findings import LAST_OR_BEST, Finding, find
@@ -45,7 +47,7 @@ def markdown_file(runs: str | Path, out: Path, version: str = "v4", logs: Sequen
         for number, (title, svg) in enumerate(_pictures(finding), 1):
             path = out.with_name(f"{out.stem}-figures") / f"{finding.choice.name}-{number}.svg"
             write_text(path, svg)
-            told.append(f"![{title}]({path.relative_to(out.parent).as_posix()})\n\n")
+            told.append(f"![{title}]({quote(path.relative_to(out.parent).as_posix())})\n\n")
         return "".join(told)
 
     head = f"# Results\n\nMade by `wrn report {Path(runs).as_posix()} --out {out.name}`; not edited.\n\n"
@@ -117,10 +119,10 @@ def _pictures(finding: Finding) -> Iterator[tuple[str, str]]:
             lines = {}
             for cell in finding.cells:
                 finished = [job for job, state in zip(cell.cell.jobs, cell.states, strict=True) if state == "finished"]
-                if cell.cell.column == column and finished:
-                    lines[cell.cell.row.key] = Run(finished[0].path).metrics
+                if cell.cell.column == column and finished and (metrics := Run(finished[0].path).metrics):
+                    lines[f"{cell.cell.row.key}, seed {finished[0].seed}"] = metrics
             if lines:
-                yield f"{column.title}, first seed", figures.curves(lines, f"{column.title}, seed 0")
+                yield f"Curves on {column.title}", figures.curves(lines, column.title)
 
 
 def _logs_section(logs: Sequence[AuthorsLog], runs: Path) -> Section:
@@ -129,17 +131,20 @@ def _logs_section(logs: Sequence[AuthorsLog], runs: Path) -> Section:
     for log in logs:
         lines: dict[str, Sequence[dict[str, Any]]] = {f"the authors' {log.title}": log.epochs}
         for path in _run_folders(runs):
-            run = Run(path)
-            if run.finished and _is_the_same(run, log):
-                lines[f"ours, seed {run.seed}"] = run.metrics
+            with suppress(Error):  # what cannot be read is told in the list of all runs
+                if Run(path).finished and _is_the_same(Run(path), log):
+                    lines[f"ours, {path.name}"] = Run(path).metrics
         pictures.append((log.title, figures.curves(lines, log.title)))
     return Section("authors-logs", "The authors' logs", (_of_logs(logs),), (LAST_OR_BEST,), tuple(pictures))
 
 
 def _is_the_same(run: Run, log: AuthorsLog) -> bool:
-    """The network of the log, on CIFAR-10, whitened, with the authors' recipe."""
-    recipe, name = run.recipe, log.title.partition(" on ")[0].lower().replace("pre-act resnet", "pre-resnet")
-    return (recipe.model, recipe.data, recipe.preprocess) == (name, "cifar10", "zca") and recipe.epochs == 200
+    """The network of the log, on CIFAR-10, whitened, with the authors' recipe and nothing else."""
+    name = log.title.partition(" on ")[0].lower().replace("pre-act resnet", "pre-resnet")
+    try:
+        return run.recipe == recipe(name, data="cifar10", recipe="authors", preprocess="zca")
+    except UsageError:  # a log of a network that is not ours
+        return False
 
 
 def _of_logs(logs: Sequence[AuthorsLog]) -> Table:
@@ -154,10 +159,10 @@ def _of_logs(logs: Sequence[AuthorsLog]) -> Table:
 def _benchmarks(runs: Path) -> Iterator[Section]:
     """What `wrn bench train --out RUNS/bench/NAME.json` kept."""
     for path in sorted((runs / "bench").rglob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found.get("what") != "train":
+        found = read_json(path, "what")
+        if found["what"] != "train":
             continue
-        about = found["machine"]
+        about = read_json(path, "machine", "execution", "rows")["machine"]
         words = f"{about['device']}, {about['threads']} threads, torch {about['torch']}; {found['execution']}"
         picture = figures.rates(found["rows"], "Training")
         yield Section(
@@ -170,30 +175,37 @@ def _run_folders(runs: Path) -> list[Path]:
 
 
 def _all_runs(runs: Path, out: Path) -> list[dict[str, Any]]:
-    """Every run with links, relative to the page, to what it was."""
+    """Every run with links, relative to the page, to what it was; one that cannot be read says why."""
     found = []
     for path in _run_folders(runs):
-        run = Run(path)
-        recipe = run.recipe
-        link = Path(os.path.relpath(path, out.parent)).as_posix()
-        environment = run.env if (path / "env.json").exists() else {}
-        execution = environment.get("execution", {})
-        changes = ", ".join(f"{name} {change['here']}" for name, change in recipe.deviations().items())
-        state = f"{run.result['test_error']:.2f}" if run.finished else None
-        if state is None:
-            state = "running" if run.held_by() else f"stopped after epoch {len(run.metrics)} of {recipe.epochs}"
-        found.append(
-            {
-                "name": path.relative_to(runs).as_posix(),
-                "recipe": f"{recipe.recipe}{' but ' + changes if changes else ''}",
-                "how": f"{execution.get('device', '')} {execution.get('precision', '')}".strip(),
-                "versions": environment.get("versions", {}).get("torch", ""),
-                "state": state,
-                "finished": run.finished,
-                "link": link,
-            }
-        )
+        told: dict[str, Any] = {"name": path.relative_to(runs).as_posix(), "finished": False}
+        try:
+            told |= _told(path)
+        except Error as error:
+            told["state"] = str(error)
+        link = quote(Path(os.path.relpath(path, out.parent)).as_posix())
+        names = {"recipe.json": "recipe", "env.json": "environment"}
+        told["links"] = {words: f"{link}/{name}" for name, words in names.items() if (path / name).exists()}
+        found.append(told)
     return found
+
+
+def _told(path: Path) -> dict[str, Any]:
+    run = Run(path)
+    made, environment = run.recipe, run.env if (path / "env.json").exists() else {}
+    execution, versions = environment.get("execution", {}), environment.get("versions", {})
+    changes = ", ".join(f"{name} {change['here']}" for name, change in made.deviations().items())
+    if run.finished:
+        state = f"{run.result['test_error']:.2f}"
+    else:
+        state = "running" if run.held_by() else f"stopped after epoch {len(run.metrics)} of {made.epochs}"
+    return {
+        "recipe": f"{made.recipe}{' but ' + changes if changes else ''}",
+        "how": f"{execution.get('device', '')} {execution.get('precision', '')}".strip(),
+        "versions": versions.get("torch", ""),
+        "state": state,
+        "finished": run.finished,
+    }
 
 
 def _as_data(svg: str) -> str:

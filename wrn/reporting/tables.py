@@ -85,7 +85,7 @@ def _parameters(finding: Finding, row: Row) -> str:
         cell = finding.cell(row, column)
         for job, state in () if cell is None else zip(cell.cell.jobs, cell.states, strict=True):
             if state == "finished":
-                return f"{Run(job.path).result['parameters']:,}"
+                return f"{Run(job.path).result.get('parameters', 0):,}"
     if not finding.choice.faithful:
         return ""
     known = of_the_paper(finding.choice.experiment)
@@ -120,8 +120,9 @@ def _to_base(cell: CellFinding) -> Text:
         return Text("")
     if difference.n == 1:
         return Text(f"{-difference.value:+.2f} (n = 1)", "open")
-    kind = "open" if difference.low < 0 < difference.high else "bad" if difference.value < 0 else "good"
-    return Text(f"{-difference.value:+.2f} [{-difference.high:+.2f}, {-difference.low:+.2f}], n = {difference.n}", kind)
+    kind = "open" if difference.low <= 0 <= difference.high else "bad" if difference.value < 0 else "good"
+    value, low, high = (0.0 - each for each in (difference.value, difference.high, difference.low))
+    return Text(f"{value:+.2f} [{low:+.2f}, {high:+.2f}], n = {difference.n}", kind)
 
 
 def claims(finding: Finding) -> Table:
@@ -137,7 +138,7 @@ def claims(finding: Finding) -> Table:
 
 
 def title(finding: Finding) -> str:
-    """`Table 4: Width and depth, CIFAR-10 (JPEG)`, `Figure 2: …`."""
+    """`Table 4: Width and depth, on digits`, `Figure 2: …`."""
     name = finding.choice.experiment
     for short, long in (("table", "Table "), ("fig", "Figure ")):
         name = name.replace(short, long) if name.startswith(short) else name

@@ -78,7 +78,9 @@ def report(
     out: Annotated[
         str | None, option("write one HTML page, or Markdown and its pictures (default: print Markdown)", "FILE")
     ] = None,
-    paper_version: Version = "v4",
+    paper_version: Annotated[
+        Literal["v1", "bmvc", "v4"], arg(help="of the tables that were not run yet", metavar="v1|bmvc|v4")
+    ] = "v4",
     log: Annotated[tuple[str, ...], option("logs of the authors' Lua code, drawn beside ours", "FILE [FILE ...]")] = (),
 ) -> None:
     """Show every table and figure: ours, from run folders alone, beside the paper's."""

@@ -20,7 +20,7 @@ FILES = 2_000_000  # bytes of logs, curves and predictions, about
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one run alone on the machine, None if its number of images is not known; bytes that it leaves."""
+    """Seconds of one run's steps alone on the machine, None where they cannot be told; bytes that it leaves."""
 
     seconds: float | None
     bytes: int
@@ -75,7 +75,12 @@ def _image_seconds_and_parameters(recipe: Recipe, precision: str, device: str | 
         optimised.step()
         loss.item()
 
-    step()
-    clock = time.perf_counter()
-    step()
+    try:
+        step()
+        clock = time.perf_counter()
+        step()
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        return None, parameters  # too large for this machine, as its run will say
     return (time.perf_counter() - clock) / size, parameters

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from wrn.data.catalog import label
 from wrn.errors import Error, UsageError, unknown
 from wrn.experiments.catalog import EXPERIMENTS
 from wrn.experiments.parts import Column, Experiment, Row
-from wrn.files import write_json
+from wrn.files import read_json, write_json
 from wrn.paper import experiment as of_the_paper
 from wrn.recipes import RECIPES, Recipe, recipe
 from wrn.runs import Run, default_path
@@ -101,6 +101,13 @@ def _check(choice: Choice) -> None:
     for name in choice.rows:
         if name not in keys:
             raise unknown("row", name, keys)
+    for row in choice.of.rows:
+        for field in {*row.fields, *(name for fields in row.on.values() for name in fields)} & {*choice.fields}:
+            raise UsageError(f"{field}: is what rows of {choice.experiment} differ by; leave it out")
+        if row.precision is not None and choice.precision != "fp32":
+            raise UsageError(
+                f"precision {choice.precision}: is what rows of {choice.experiment} differ by; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -175,17 +182,21 @@ def _job(choice: Choice, row: Row, column: Column, seed: int, out: str | Path) -
 
 def placed(recipe: Recipe, seed: int, precision: str, out: str | Path, after: Job | None = None) -> Job:
     """Where `wrn train` would put it; runs in bf16 beside those in fp32."""
-    path = default_path(recipe, seed, out)
+    # A teacher counts by its place among the runs, so that the folder of all may be called anything
+    named = recipe if after is None else replace(recipe, teacher=after.name)
+    path = default_path(named, seed, out)
     path = path if precision == "fp32" else path.with_name(f"{path.name}-{precision}")
     return Job(recipe, seed, precision, path, path.relative_to(out).as_posix(), after)
 
 
-def runs_of_the_paper(choice: Choice) -> int:
-    """How many runs the paper took the median of, in the version asked for."""
+def runs_of_the_paper(choice: Choice, column: Column | None = None) -> int:
+    """How many runs the paper took the median of, in the version asked for; without a column in its first."""
     known = of_the_paper(choice.experiment)
     runs = 1 if known is None else known.get("runs", 1)
     runs = runs.get(choice.version, 1) if isinstance(runs, dict) else runs
-    return int(str(runs).split()[0])  # "5 on CIFAR, 1 on SVHN"
+    parts = str(runs).split(", ")  # "5" or "5 on CIFAR, 1 on SVHN"
+    of_column = [part for part in parts if column and column.title.startswith(part.partition(" on ")[2] or " ")]
+    return int((of_column or parts)[0].split()[0])
 
 
 def paper_value(choice: Choice, row: Row, column: Column) -> float | None:
@@ -203,14 +214,26 @@ def paper_time(choice: Choice, row: Row) -> float | None:
     return None if row.paper is None or known is None or times is None else known["rows"][row.paper].get(times.key)
 
 
-def save(choice: Choice, out: str | Path, failures: Mapping[str, str]) -> None:
-    """Note what was asked for, and which runs failed and why, by their names."""
+def save(choice: Choice, out: str | Path, tried: Sequence[Job] = (), failures: Mapping[str, str] | None = None) -> None:
+    """Note what was asked for, and of the runs that were tried which failed and why, by their names."""
     path = plan_path(choice, out)
-    before = _read(path)[0] if path.exists() else None
+    before, known = _read(path) if path.exists() else (None, {})
     if before is not None:  # what was asked before stays part of the table
         rows = () if not (before.rows and choice.rows) else tuple(dict.fromkeys([*before.rows, *choice.rows]))
         choice = replace(choice, seeds=max(before.seeds, choice.seeds), rows=rows)
-    write_json(path, {"choice": choice.to_dict(), "failures": dict(failures)})
+    names = {job.name for job in tried}
+    known = {name: why for name, why in known.items() if name not in names}
+    write_json(path, {"choice": choice.to_dict(), "failures": known | dict(failures or {})})
+
+
+def load(choice: Choice, out: str | Path) -> tuple[Choice, dict[str, str]]:
+    """What `save` kept: all that was asked for so far, and what failed."""
+    return _read(plan_path(choice, out))
+
+
+def times_path(choice: Choice, out: str | Path) -> Path:
+    """Where the times of its networks are kept, which are the same on all data."""
+    return Path(out) / "times" / f"{choice.experiment}-{choice.precision}.json"
 
 
 def plan_path(choice: Choice, out: str | Path) -> Path:
@@ -224,10 +247,10 @@ def saved(out: str | Path) -> list[tuple[Choice, dict[str, str]]]:
 
 
 def _read(path: Path) -> tuple[Choice, dict[str, str]]:
+    content = read_json(path, "choice", "failures")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return Choice.from_dict(content["choice"]), dict(content["failures"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise Error(f"{path}: damaged ({error}); remove it and run wrn reproduce again") from error
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import IO, Any
 
 from wrn.display import duration
+from wrn.hardware import cores
 from wrn.recipes import Recipe, recipe
 from wrn.reproduction.plan import Job
 from wrn.runs import Run
@@ -69,15 +70,18 @@ class _Running:
     since: float
 
 
-def run_all(jobs: Sequence[Job], at_once: int, how: How, say: Callable[[str], None]) -> dict[str, str]:
-    """Run what is not finished; returns why runs failed, by their names. A teacher is trained before who needs it.
+def run_all(
+    jobs: Sequence[Job], at_once: int, how: How, say: Callable[[str], None], failed: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Run what is not finished; returns why runs failed, by their names, which also come into `failed` as they do.
 
-    SIGINT and SIGTERM are passed on: the runs save and end, and Interrupted is raised. If this process is killed the
-    runs are killed too, and continue from their last checkpoint the next time.
+    A teacher is trained before who needs it. SIGINT and SIGTERM are passed on: the runs save and end, and Interrupted
+    is raised. If this process is killed the runs are too (on Linux), and continue from their last checkpoint the next
+    time.
     """
     waiting = [job for job in jobs if not Run(job.path).finished]
     running: list[_Running] = []
-    failed: dict[str, str] = {}
+    failed = {} if failed is None else failed
     passed_on, total = 0, len(jobs)
     done = total - len(waiting)
     with _signals() as came:
@@ -110,7 +114,7 @@ def run_all(jobs: Sequence[Job], at_once: int, how: How, say: Callable[[str], No
 
 
 def _started(job: Job, how: How) -> _Running:
-    environment = dict(os.environ)
+    environment = {**os.environ, "WRN_PARENT": str(os.getpid())}
     if how.threads is not None:
         environment["OMP_NUM_THREADS"] = str(how.threads)
     told = tempfile.TemporaryFile()  # noqa: SIM115  # it is read when the process has ended
@@ -133,8 +137,8 @@ def _why_failed(ended: _Running) -> str | None:
     if ended.process.returncode == 0:
         return None
     if ended.process.returncode < 0:
-        return f"killed by {signal.Signals(-ended.process.returncode).name}"
-    return lines[-1].removeprefix("wrn: error: ") if lines else f"exit code {ended.process.returncode}"
+        return f"killed by signal {-ended.process.returncode}"
+    return lines[-1].removeprefix("wrn: error: ")[:300] if lines else f"exit code {ended.process.returncode}"
 
 
 def _in_words(ended: _Running, why: str | None, stopped: bool) -> str:
@@ -161,10 +165,4 @@ def _signals() -> Iterator[list[int]]:
 
 def threads_each(at_once: int) -> int | None:
     """How many threads each of several runs gets: the cores, shared out. None for a single run."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return None if at_once == 1 else max(1, cores // at_once)
-
-
-def disk_of(jobs: Sequence[Job], parameters: Callable[[Job], int]) -> int:
-    """Bytes that the runs leave: weights, momentum and weights in two checkpoints, the predictions."""
-    return sum(5 * 4 * parameters(job) + 2_000_000 for job in jobs)
+    return None if at_once == 1 else max(1, cores() // at_once)

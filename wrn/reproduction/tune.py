@@ -27,8 +27,8 @@ def tune_dropout(
 ) -> float:
     """The dropout in 0, 0.05, …, 0.6 with the lowest validation error among so many trials, each a run.
 
-    Trials are kept in `<out>/tune`, so that the same command continues and more trials add to them. The test set is
-    not looked at. Raises ValueError for a recipe without a validation split, wrn.Error if a run fails.
+    Trials are kept in `<out>/tune`, so that the same command continues and more trials add to them. The test set plays
+    no part. Raises ValueError for a recipe without a validation split, wrn.Error if a run fails.
     """
     try:
         import optuna

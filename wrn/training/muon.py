@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Parameters of two or more dimensions by Muon, with weight decay on its own; all others by SGD as torch has it.
+    """Weights of convolutions by Muon, with weight decay on its own; all others by SGD as torch has it.
 
     A group has `lr`, `momentum` (Nesterov's form in both), `weight_decay` of SGD, which is added to the gradient, and
     `matrix_decay`: a matrix is multiplied by 1 - lr * matrix_decay before each step.
@@ -64,7 +64,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
     """Near to U V' of the matrix's singular value decomposition U S V', by Newton-Schulz iterations, (m, n) -> (m, n).
 
-    The coefficients are Jordan's: they bring singular values quickly to between about 0.7 and 1.2, not to 1 itself.
+    The coefficients are Jordan's: they bring most singular values near 1 in few steps, none of them to 1 itself, and
+    leave the smallest small.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
