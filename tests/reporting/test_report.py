@@ -68,6 +68,7 @@ def pretend(job, error, state="finished"):
     """A run's files with a chosen outcome, which training would take days for."""
     job.path.mkdir(parents=True)
     (job.path / "recipe.json").write_text(json.dumps({"seed": job.seed, "recipe": job.recipe.to_dict()}))
+    (job.path / "env.json").write_text(json.dumps({"execution": {"device": "cpu", "precision": "fp32"}}))
     epochs = range(1, (job.recipe.epochs if state == "finished" else 7) + 1)
     lines = [{"epoch": e, "lr": job.recipe.lr_at(e), "train_loss": 1 / e, "test_error": error + 10 / e} for e in epochs]
     (job.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -231,7 +232,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_told(folder, tmp_pat
     assert not re.findall(r"url\((?!data:)|@import|<script", text)
     links = re.findall(r'href="([^"#]+/(?:recipe|env)\.json)"', text)
     assert len(links) == 2 * 9
-    assert all((tmp_path / link).exists() for link in links if link.endswith("recipe.json"))
+    assert all((tmp_path / link).exists() for link in links)
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

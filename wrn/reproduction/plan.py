@@ -102,12 +102,11 @@ def _check(choice: Choice) -> None:
         if name not in keys:
             raise unknown("row", name, keys)
     for row in choice.of.rows:
-        for field in {*row.fields, *(name for fields in row.on.values() for name in fields)} & {*choice.fields}:
-            raise UsageError(f"{field}: is what rows of {choice.experiment} differ by; leave it out")
+        own = {*row.fields, *(name for fields in row.on.values() for name in fields)} & {*choice.fields}
         if row.precision is not None and choice.precision != "fp32":
-            raise UsageError(
-                f"precision {choice.precision}: is what rows of {choice.experiment} differ by; leave it out"
-            )
+            own = {"precision"}
+        if own:
+            raise UsageError(f"{min(own)}: is what rows of {choice.experiment} differ by; leave it out")
 
 
 @dataclass(frozen=True)

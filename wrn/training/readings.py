@@ -21,8 +21,8 @@ class Reading:
 class Readings:
     """Numbers of steps, in their order: at once, or `lag` steps later.
 
-    To read a number from a GPU waits until it is computed. Read two steps late it is there already, and Python is always
-    two steps ahead of the GPU, which never waits for it.
+    To read a number from a GPU waits until it is computed. Two steps later it is there already: Python stays two steps
+    ahead of the GPU, which never waits for it.
     """
 
     def __init__(self, device: str) -> None:
