@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,3 +254,12 @@ def test_the_page_opens_in_a_browser_without_a_complaint(folder, tmp_path, width
     asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))
     ours = {url for url in asked if "google" not in url and "gvt1" not in url}  # the browser's own errands
     assert not ours
+
+
+def test_results_are_made_of_the_kept_runs():
+    """RESULTS.md is what `wrn report` writes, word for word."""
+    root = Path(__file__).parent.parent.parent
+    kept = (root / "RESULTS.md").read_text(encoding="utf-8")
+    told = re.sub(r"^!\[.*\n\n", "", kept.split("not edited.\n\n")[1], flags=re.MULTILINE)
+    assert told.strip() == in_another_process(root / "results" / "runs").strip()
+    assert all((root / target).exists() for target in re.findall(r"\]\((RESULTS-figures/[^)]+)\)", kept))
