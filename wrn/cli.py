@@ -14,6 +14,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from wrn.benchmark.commands import BENCH_COMMANDS, bench
+from wrn.display import leave_quietly
 from wrn.errors import Error, UsageError, unknown
 from wrn.options import (
     Aug,
@@ -57,6 +58,10 @@ def train(
     workers: Workers = None,
     root: Root = None,
     keep_every: Annotated[int | None, option("keep every so many epochs' checkpoint for good", "EPOCHS")] = None,
+    checkpoint_every: Annotated[
+        str | None, option("save within an epoch too, so often (default: after each epoch)", "90s|10m|2h")
+    ] = None,
+    deterministic: Annotated[bool, option("the same bits each time on CUDA too, more slowly")] = False,
     out: Annotated[str | None, option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
     fresh: Annotated[bool, option("start over, whatever lies in the run folder")] = False,
 ) -> None:
@@ -79,6 +84,8 @@ def train(
         workers=workers,
         root=root,
         keep_every=keep_every,
+        checkpoint_every=checkpoint_every,
+        deterministic=deterministic or None,
         fresh=fresh,
     )
 
@@ -347,6 +354,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _failed(error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        leave_quietly()
     return 0
 
 

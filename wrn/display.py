@@ -1,13 +1,18 @@
 """What a person sees: plain lines, and a live bar below them where there is a terminal."""
 
+import contextlib
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wrn.errors import UsageError
 
 
 class Bar:
@@ -30,19 +35,38 @@ class Bar:
             self._progress.stop()
 
 
+class Audience:
+    """Standard output that may go away, as a closed terminal or the end of `| head` does: nothing minds."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed in this process
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class Log:
     """Lines for the terminal and, once `file` is set, for `train.log`, with one live bar below them."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.file: IO[str] | None = None
-        self._console = None if quiet else Console(highlight=False, soft_wrap=True)
+        self.file: IO[bytes] | None = None
+        # rich asks for a whole file, and is given one that does less
+        self._console = None if quiet else Console(file=Audience(sys.stdout), highlight=False, soft_wrap=True)  # type: ignore[arg-type]
         self._bar: Bar | None = None
 
     def note(self, text: str) -> None:
         """For the file alone: the terminal has it from elsewhere."""
         if self.file is not None:
-            self.file.write(text + "\n")
-            self.file.flush()
+            self.file.write(f"{text}\n".encode())
 
     def line(self, text: str = "") -> None:
         self.note(text)
@@ -60,7 +84,7 @@ class Log:
     @contextmanager
     def copied_to(self, path: Path) -> Iterator[None]:
         """Append every line to the file too."""
-        with path.open("a", encoding="utf-8") as self.file:
+        with path.open("ab", buffering=0) as self.file:  # nothing is left behind that a full disk would refuse later
             try:
                 yield
             finally:
@@ -69,7 +93,25 @@ class Log:
 
 def say(text: str) -> None:
     """One line beside the output proper."""
-    print(f"wrn: {text}", file=sys.stderr)
+    print(f"wrn: {text}", file=Audience(sys.stderr), flush=True)
+
+
+def leave_quietly() -> None:
+    """Hand over what is still to be printed, so that Python does not complain at its end that nobody is there."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `10m`, `2h` or `45` in seconds. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
+    if not found or float(found[1]) == 0:
+        raise UsageError(f"{text!r}: no length of time; write it like 90s, 10m or 2h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def duration(seconds: float) -> str:

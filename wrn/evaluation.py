@@ -30,12 +30,14 @@ def evaluate(
     split: Split,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     arrange: Callable[[Tensor], Tensor] = lambda images: images,
+    between: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Score `model` on all of `split`; leaves it in the mode it was in."""
+    """Score `model` on all of `split`; leaves it in the mode it was in. `between` is called before each batch."""
     was_training = model.training
     model.eval()
     logits, labels = [], []
     for images, targets in split.in_order():
+        between()
         with autocast():
             logits.append(model(arrange(images)).float())
         labels.append(targets)

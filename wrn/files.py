@@ -3,13 +3,16 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from safetensors import SafetensorError
 
 from wrn.errors import Error
 
@@ -40,22 +43,51 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file (or fill a folder) beside `path`, then rename it into place.
 
     A reader sees the old content or the new, never a part: temp -> fsync -> rename -> fsync of the folder.
-    A folder replaces nothing: `path` must not exist then.
+    A folder replaces nothing: `path` must not exist then. Raises OSError naming `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _naming(path):
+        make_folder(path.parent)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary = scratch / path.name
+            write(temporary)
+            readers = path.parent.stat().st_mode & 0o666
+            for part in [*temporary.rglob("*"), temporary]:
+                if part.is_file():
+                    part.chmod(readers)  # safetensors shuts out all others; let those read it who can read the folder
+                sync(part)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, each on the disk before anything is put into it."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that has a meaning as a whole: under another name first, so that no part of it is ever met."""
+    doomed = path.with_name(f".{path.name}.removed")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let a failure to write name the file that was wanted, not the scratch, and have the system's number."""
     try:
-        temporary = scratch / path.name
-        write(temporary)
-        readers = path.parent.stat().st_mode & 0o666
-        for part in [*temporary.rglob("*"), temporary]:
-            if part.is_file():
-                part.chmod(readers)  # safetensors shuts out all others; let those read it who can read the folder
-            sync(part)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -78,6 +110,37 @@ def read_json(path: Path, *fields: str) -> dict[str, Any]:
     return content
 
 
+def seal_of(content: Any) -> str:
+    """What tells if JSON is as it was written: the SHA-256 of its canonical form."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object whole or not at all, with its seal as the last field."""
+    write_json(path, content | {"seal": seal_of(content)})
+
+
+def read_sealed(path: Path, unsealed: Collection[str] = ()) -> dict[str, Any]:
+    """The object of a file, without its seal. Raises ValueError if it is not, to the byte, what was written.
+
+    A file without a seal, as a person or an older version wrote it, passes if it has none but the fields `unsealed`.
+    """
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("holds no object")
+    as_written = text == _indented(content)  # 1E-5 is not what was written for 1e-5
+    seal = content.pop("seal", None)
+    good = content.keys() <= set(unsealed) if seal is None else as_written and seal == seal_of(content)
+    if not good:
+        raise ValueError("is not what was written")
+    return content
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented for a person, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _indented(value))
+
+
+def _indented(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,5 +1,7 @@
 """Run folders, read and written as DESIGN's contract says. No torch."""
 
+import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -17,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from wrn.data.catalog import label
 from wrn.errors import Error, MissingError
-from wrn.files import write_json, write_text
+from wrn.files import make_folder, read_sealed, write_json, write_sealed, write_text
 from wrn.recipes import Recipe
 
 
@@ -32,11 +34,20 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.from_dict(self._read("recipe.json", "seed", "recipe")["recipe"])
+        return Recipe.from_dict(self.recipe_file["recipe"])
 
     @property
     def seed(self) -> int:
-        return int(self._read("recipe.json", "seed", "recipe")["seed"])
+        return int(self.recipe_file["seed"])
+
+    @property
+    def recipe_file(self) -> dict[str, Any]:
+        return self._read("recipe.json", "seed", "recipe")
+
+    @property
+    def begun(self) -> bool:
+        """Whether something was trained, or was about to be, that may be continued."""
+        return (self.path / "env.json").exists() or self._checkpoint() is not None
 
     @property
     def env(self) -> dict[str, Any]:
@@ -59,21 +70,25 @@ class Run:
         """One dictionary an epoch."""
         self._must_be_a_run()
         path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+            return _metrics(path)
         except ValueError as error:
+            if (checkpoint := self._checkpoint()) is not None:
+                return checkpoint["progress"]["metrics"]
             raise Error(f"{path}: damaged ({error}); start over with --fresh") from None
 
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
         """Raise wrn.Error, touching nothing, if something else than this recipe's run, so computed, lies here."""
-        if not (self.path / "recipe.json").exists():
+        if not self._is_a_run:
             if self.path.exists() and (not self.path.is_dir() or {part.name for part in self.path.iterdir()} - _LOCKS):
                 raise Error(f"{self.path}: holds files but no run; choose another folder with --out")
             return
         here, there = {"seed": seed, **recipe.to_dict()}, {"seed": self.seed, **self.recipe.to_dict()}
-        if (self.path / "env.json").exists():
+        if self.begun:
             here |= execution
-            there |= {"native": False, "memory": "normal"} | self.env["execution"]
+            there |= {"native": False, "memory": "normal", "deterministic": False} | self.env["execution"]
         if changes := [
             f"{name} is {there[name]} there and {here[name]} now" for name in here if here[name] != there[name]
         ]:
@@ -90,8 +105,56 @@ class Run:
                 shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         else:
             self.must_agree(recipe, seed, {})
-        if not (self.path / "recipe.json").exists():
-            write_json(self.path / "recipe.json", {"seed": seed, "recipe": recipe.to_dict()})
+        if not self._is_a_run:
+            write_sealed(self.path / "recipe.json", {"seed": seed, "recipe": recipe.to_dict()})
+
+    def restore(self, files: dict[str, Any], metrics: list[dict[str, Any]]) -> list[str]:
+        """Write again, as a checkpoint has them, those of `files` that are damaged or gone, and `metrics.jsonl`.
+
+        Returns a line for each that was not as it should be. That metrics lack the last epochs is no damage: a
+        checkpoint comes before its line.
+        """
+        remarks = []
+        for name, content in files.items():
+            try:
+                if read_sealed(self.path / name, _UNSEALED[name]) == content:
+                    continue
+                why = "damaged"
+            except FileNotFoundError:
+                why = "gone"
+            except ValueError:
+                why = "damaged"
+            write_sealed(self.path / name, content)
+            remarks.append(f"{self.path / name}: {why}; written again from the newest checkpoint")
+        try:
+            there = _metrics(self.path / "metrics.jsonl")
+            damaged = any(here != other for here, other in zip(metrics, there, strict=False))
+        except FileNotFoundError:
+            there, damaged = [], False
+        except ValueError:
+            there, damaged = [], True
+        if damaged:
+            remarks.append(f"{self.path / 'metrics.jsonl'}: damaged; written again from the newest checkpoint")
+        if there != metrics:
+            self.write_metrics(metrics)
+        return remarks
+
+    def note_environment(
+        self, now: dict[str, Any], before: dict[str, Any] | None, epoch: int, step: int
+    ) -> list[str]:
+        """Write `env.json`, with what changed since `before`, that of the checkpoint that training goes on from.
+
+        Returns a line that says so: a run that two machines trained is not, to the bit, what either would have made.
+        """
+        if before is None:
+            write_sealed(self.path / "env.json", now)
+            return []
+        changed = differences(before, now)
+        if not changed:
+            return []
+        told = f"after epoch {epoch}, step {step}: {', '.join(changed)}"
+        write_sealed(self.path / "env.json", now | {"changes": [*before.get("changes", []), told]})
+        return [f"changed since it was saved, so that this run will not be bit-exact: {', '.join(changed)}"]
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -99,7 +162,7 @@ class Run:
 
         The operating system lets go of it when this process ends, however it does.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         lock = FileLock(self.path / "lock")
         try:
             lock.acquire(timeout=1)
@@ -147,21 +210,67 @@ class Run:
     def _must_be_a_run(self) -> None:
         if not self.path.exists():
             raise MissingError(f"{self.path}: no such run; give the folder that `wrn train` named")
-        if not (self.path / "recipe.json").exists():
+        if not self._is_a_run:
             raise Error(f"{self.path}: not a run (it has no recipe.json); give the folder that `wrn train` named")
 
+    @property
+    def _is_a_run(self) -> bool:
+        return (self.path / "recipe.json").exists() or self._checkpoint() is not None
+
     def _read(self, name: str, *fields: str) -> dict[str, Any]:
+        """A file's object, or if it is damaged or gone the newest checkpoint's copy of it."""
         self._must_be_a_run()
         try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
-            if not isinstance(content, dict) or not content.keys() >= set(fields):
+            content = read_sealed(self.path / name, _UNSEALED[name])
+            if not content.keys() >= set(fields):
                 raise ValueError(f"lacks {' or '.join(fields)}")
             return content
-        except FileNotFoundError:
-            raise Error(f"{self.path}: {name} is missing; run the training command again") from None
-        except ValueError as error:
-            raise Error(f"{self.path / name}: damaged ({error}); start over with --fresh") from None
+        except (FileNotFoundError, ValueError) as error:
+            checkpoint = self._checkpoint()
+            if checkpoint is not None and name in checkpoint["files"]:
+                return checkpoint["files"][name]
+            if isinstance(error, FileNotFoundError):
+                raise Error(f"{self.path}: {name} is missing; run the training command again") from None
+            advice = "remove it and run the training command again" if name == "result.json" else "start over with --fresh"
+            raise Error(f"{self.path / name}: damaged ({error}); {advice}") from None
 
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """What the newest checkpoint with an undamaged description says; None if there is none."""
+        for _, _, path in newest_first(self.path / "checkpoints"):
+            with contextlib.suppress(OSError, ValueError):
+                return read_sealed(path / CHECKPOINT)
+        return None
+
+
+def newest_first(checkpoints: Path) -> list[tuple[int, int, Path]]:
+    """(epoch, step, path) of a run's checkpoints: ordered by epoch and step, never by the clock."""
+    found = []
+    for path in checkpoints.glob("epoch-*-step-*"):
+        _, epoch, _, step = path.name.split("-")
+        if epoch.isdigit() and step.isdigit():
+            found.append((int(epoch), int(step), path))
+    return sorted(found, reverse=True)
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+RESULT = (
+    "model", "data", "recipe", "deviations", "seed", "epochs", "test_error", "test_error_is", "best_test_error",
+    "best_test_error_is", "selected_epoch", "val_error", "val_images", "test_top5_error", "test_loss", "train_loss",
+    "parameters", "classes", "train_images", "test_images", "data_fingerprint", "model_sha256", "preprocess",
+    "precision", "device", "determinism", "bit_exact", "seconds", "images_per_second", "peak_memory",
+)  # fmt: skip
+"""The fields of `result.json`."""
+
+_ENV = (
+    "versions", "platform", "processor", "cores", "execution", "world_size", "git_commit", "code", "command", "changes",
+)  # fmt: skip
+_UNSEALED = {"recipe.json": ("seed", "recipe"), "env.json": _ENV, "result.json": RESULT}
+
+CHECKPOINT = "checkpoint.json"
+"""The description of a checkpoint, beside its tensors."""
 
 _LOCKS = {"lock", "holder.json"}
 
@@ -199,8 +308,32 @@ def environment(execution: dict[str, Any]) -> dict[str, Any]:
         "execution": execution,
         "world_size": 1,
         "git_commit": _git_commit(),
+        "code": code(),
         "command": ["wrn", *sys.argv[1:]] if Path(sys.argv[0]).stem in ("wrn", "__main__") else sys.argv,
+        "changes": [],
     }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of an `env.json` can change the bits that training gives, and did, in words."""
+
+    def telling(env: dict[str, Any]) -> dict[str, Any]:
+        names = ("torch", "numpy", "pillow", "scikit-learn")
+        facts = {name: env.get("versions", {}).get(name) for name in names}
+        facts |= {"processor": env.get("processor"), "world size": env.get("world_size")}
+        return facts | {"code": env.get("code", "")[:8]} | env.get("execution", {})
+
+    there, here = telling(before), telling(now)
+    return [f"{name} {there[name]} -> {here[name]}" for name in there if name in here and there[name] != here[name]]
+
+
+def code() -> str:
+    """The SHA-256 of this package's own source files."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parent
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cpp", ".h")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _version(package: str) -> str | None:

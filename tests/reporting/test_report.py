@@ -185,7 +185,7 @@ def test_a_stray_file_does_not_stop_the_report(folder, tmp_path):
     (folder / "junk & co" / "recipe.json").write_text('{"a": 1}')
     page = tmp_path / "page.html"
     in_another_process(folder, "--out", page)
-    assert "lacks seed or recipe" in page.read_text()
+    assert "is not what was written" in page.read_text()
 
 
 def test_nothing_run_says_so(tmp_path):

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 import wrn
 from wrn.data.loader import Resident
+from wrn.files import read_sealed, write_sealed
+from wrn.runs import newest_first
 from wrn.training import checkpoint
 
 FAST = ("train", "wrn-10-1", "--data", "digits", "--device", "cpu")
@@ -200,7 +202,7 @@ def test_no_permission_to_write(run_wrn, tmp_path):
 def test_diverging_run_stops_and_says_where(run_wrn, tmp_path):
     code, _, err = run_wrn(*FAST, "--epochs", 3, "--lr", 1e18, "--out", "run")
     assert code == 1
-    assert re.search(r"epoch 1, learning rate 1e\+18: the loss of step \d+ is (nan|inf)", err)
+    assert re.search(r"epoch 1, learning rate 1e\+18: the (loss|gradient) of step \d+ is (nan|inf)", err)
     assert err.removeprefix("wrn: ") in (tmp_path / "run" / "train.log").read_text()
     assert err.count("\n") == 1
     assert not (tmp_path / "run" / "result.json").exists()
@@ -293,7 +295,7 @@ def test_keep_every(run_wrn, tmp_path):
 def test_checkpoints_are_ordered_by_epoch_not_by_time(tmp_path):
     for name in ("epoch-0010-step-000000", "epoch-0009-step-000000", "epoch-0009-step-000123"):
         (tmp_path / name).mkdir()
-    found = [path.name for _, _, path in checkpoint._newest_first(tmp_path)]
+    found = [path.name for _, _, path in newest_first(tmp_path)]
     assert found == ["epoch-0010-step-000000", "epoch-0009-step-000123", "epoch-0009-step-000000"]
 
 
@@ -369,9 +371,9 @@ def test_the_recorded_execution_is_kept(tmp_path):
     wrn.train(recipe, whole.path, quiet=True)
     assert whole.result["precision"] == "fp32"
     assert same(weights(whole.path), expected)
-    env = json.loads((whole.path / "env.json").read_text())
+    env = read_sealed(whole.path / "env.json")
     env["execution"]["device"] = "cuda:99"
-    (whole.path / "env.json").write_text(json.dumps(env))
+    write_sealed(whole.path / "env.json", env)
     (whole.path / "result.json").unlink()
     with pytest.raises(ValueError, match="not on this machine"):
         wrn.train(recipe, whole.path, quiet=True)
@@ -412,11 +414,21 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 
 @pytest.mark.parametrize("name", ["recipe.json", "env.json"])
 @pytest.mark.parametrize("content", ["[]", "{}", '{"seed": 0', ""])
-def test_damaged_json_of_a_run(run_wrn, tmp_path, name, content):
-    assert run_wrn(*FAST, "--epochs", 1, "--out", "run")[0] == 0
-    (tmp_path / "run" / name).write_text(content)
-    (tmp_path / "run" / "result.json").unlink()
-    code, _, err = run_wrn(*FAST, "--epochs", 1, "--out", "run")
+def test_damaged_json_of_a_run(finished, run_wrn, tmp_path, name, content):
+    """It is written again from the newest checkpoint; without one, nothing is lost by saying that it is damaged."""
+    run = shutil.copytree(finished.path, tmp_path / "run")
+    before = (run / name).read_text()
+    (run / name).write_text(content)
+    (run / "result.json").unlink()
+    words = (*FAST, "--epochs", 3, "--dropout", 0.2, "--augment", "flip-crop", "--seed", 4, "--out", "run")
+    code, out, err = run_wrn(*words)
+    assert code == 0, err
+    assert f"{name}: damaged; written again" in out
+    assert (run / name).read_text() == before
+    shutil.rmtree(run / "checkpoints")
+    (run / name).write_text(content)
+    (run / "result.json").unlink()
+    code, _, err = run_wrn(*words)
     assert code == 1
     assert f"{name}: damaged" in err
     assert err.count("\n") == 1

@@ -31,7 +31,7 @@ def weights(run):
 def test_it_is_stored_once_and_named_by_checkpoints_and_model(finished):
     stored = whitening.load(finished.path / "whitening.safetensors")
     for folder in (finished.path / "checkpoints").iterdir():
-        assert json.loads((folder / "checkpoint.json").read_text())["identity"]["whitening"] == stored.digest
+        assert json.loads((folder / "checkpoint.json").read_text())["identity"]["preprocess"]["whitening"] == stored.digest
     assert finished.result["preprocess"] == {"whitening": stored.digest}
     matrices = []
     for path in finished.path.rglob("*.safetensors"):
@@ -114,7 +114,7 @@ def test_a_damaged_one_is_fitted_again_and_told_from_another_by_the_checkpoints(
     file.unlink()
     whitening.save(other, file)
     (run / "result.json").unlink()
-    with pytest.raises(wrn.Error, match="whitening was"):
+    with pytest.raises(wrn.Error, match="preprocess was"):
         wrn.train(RECIPE, run, device="cpu", precision="fp32", quiet=True)
 
 

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from wrn.data.arrays import Arrays, Decoded, Progress, Source
 from wrn.errors import Error
-from wrn.files import cache_dir, sha256_of, write_json, write_whole
+from wrn.files import cache_dir, read_sealed, sha256_of, write_sealed, write_whole
 
 Notice = Callable[[str], None]
 """Told, in a line, what the user should know."""
@@ -97,10 +97,9 @@ def explained() -> Iterator[None]:
     """Turn the system's refusal to write the cache into what to do about it."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise Error(
-            f"cache {cache_dir()}: cannot be written ({reason}); free some space there, or set WRN_CACHE_DIR to a "
+            f"cache {cache_dir()}: cannot be written ({error.strerror or error}); free some space there, or set WRN_CACHE_DIR to a "
             "folder elsewhere"
         ) from error
 
@@ -152,21 +151,14 @@ def _write(folder: Path, key: Mapping[str, Any], arrays: dict[str, np.ndarray], 
     folder.mkdir()
     file = folder / "arrays.safetensors"
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
-    info = {"key": json.loads(_canonical(key)), "sha256": sha256_of(file), **info}
-    write_json(folder / "info.json", info | {"seal": _seal(info)})
-
-
-def _seal(info: dict[str, Any]) -> str:
-    return hashlib.sha256(
-        _canonical({name: value for name, value in info.items() if name != "seal"}).encode()
-    ).hexdigest()
+    write_sealed(folder / "info.json", {"key": json.loads(_canonical(key)), "sha256": sha256_of(file), **info})
 
 
 def _info(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the entry. Raises what damaged JSON raises, ValueError for another content than was written."""
-    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-    if _canonical(info["key"]) != _canonical(key) or info["seal"] != _seal(info):
-        raise ValueError("info.json is not what was written")
+    info = read_sealed(folder / "info.json")
+    if _canonical(info["key"]) != _canonical(key):
+        raise ValueError("info.json is of something else")
     return info
 
 

@@ -1,7 +1,10 @@
-"""Checkpoints: a folder of safetensors + JSON each, written whole or not at all, checked by hash when read."""
+"""Checkpoints: a folder of safetensors + JSON each, written whole or not at all, checked by hash when read.
 
-import hashlib
-import json
+One holds all that a run needs to go on to the same bits, and to write its other files again: the weights and the
+optimiser's memory; how far it has come, with the lines of `metrics.jsonl`; `recipe.json` and `env.json`. No state of a
+random generator is among them: order, augmentation and dropout follow from (seed, epoch, step).
+"""
+
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,10 +16,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wrn.errors import Error
-from wrn.files import sha256_of, write_json, write_whole
+from wrn.runs import CHECKPOINT, newest_first
+from wrn.files import read_sealed, remove_folder, sha256_of, write_sealed, write_whole
 
 KEEP = 2
-_TENSORS, _STATE = "tensors.safetensors", "checkpoint.json"
+_TENSORS = "tensors.safetensors"
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)  # what reading a damaged file raises
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What a checkpoint belongs to. identity: what must be the same where it is continued. files: the run's own."""
+
+    identity: dict[str, Any]
+    files: dict[str, Any] = field(default_factory=dict)  # by their names, as JSON
 
 
 @dataclass
@@ -70,14 +83,14 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    identity: dict[str, Any],
+    belongings: Belongings,
     keep_every: int | None = None,
 ) -> None:
     """Write one checkpoint of all that learns into `folder`, then remove the older ones but for the newest two.
 
-    The end of each `keep_every`th epoch stays too, and that of the epoch selected on a validation split.
-
-    `identity` says what may continue from it.
+    The end of each `keep_every`th epoch stays too, and that of the epoch selected on a validation split. Nothing is
+    removed before the new one has been read back. Raises wrn.Error for weights that are not finite and for a disk that
+    gives back something else, OSError where it cannot be written.
     """
     target = folder / f"epoch-{progress.epoch:04}-step-{progress.step:06}"
     if target.exists():  # the same instant of the same run
@@ -89,54 +102,68 @@ def save(
     def write(temporary: Path) -> None:
         temporary.mkdir()
         save_file(tensors, temporary / _TENSORS)
-        content = {"identity": identity, "progress": asdict(progress), "sha256": sha256_of(temporary / _TENSORS)}
-        write_json(temporary / _STATE, content | {"seal": _seal(content)})
+        content = {"progress": asdict(progress), "sha256": sha256_of(temporary / _TENSORS), **asdict(belongings)}
+        write_sealed(temporary / CHECKPOINT, content)
 
     write_whole(target, write)
-    for epoch, step, old in _newest_first(folder)[KEEP:]:
+    try:
+        _checked(target)
+    except _DAMAGE as error:
+        _set_aside(target)
+        raise Error(f"{target}: reads back as something else ({error}); check the disk") from error
+    for epoch, step, old in newest_first(folder)[KEEP:]:
         stays = step == 0 and (epoch == progress.selected or (keep_every and epoch % keep_every == 0))
         if not stays:
-            shutil.rmtree(old)
+            remove_folder(old)
 
 
 def load_newest(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
-) -> tuple[Progress, list[str]]:
-    """Restore the newest undamaged checkpoint in place; returns how far it had come, and what was passed over.
+) -> tuple[Progress, dict[str, Any], list[str]]:
+    """Restore the newest undamaged checkpoint in place; returns how far it had come, the run's files, and remarks.
 
-    A damaged checkpoint is set aside under another name, so that it neither counts as one nor is lost. A `Progress()`
-    at zero means there was none. Raises wrn.Error if none is readable, or if it belongs to another seed or data.
+    A damaged checkpoint is set aside under another name, so that it neither counts as one nor is lost; a remark says
+    so. A `Progress()` at zero means there was none. Raises wrn.Error if none is readable, or if it belongs to another
+    seed or data. The caller must hold the run's lock.
     """
-    skipped: list[str] = []
-    for scratch in folder.glob(".epoch-*"):  # of a write that was stopped
+    remarks: list[str] = []
+    for scratch in folder.glob(".epoch-*"):  # of a process that was killed
         shutil.rmtree(scratch)
-    for _, _, path in _newest_first(folder):
+    for _, _, path in newest_first(folder):
         try:
-            progress, saved_identity, tensors = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            shutil.rmtree(path.with_name(f"damaged-{path.name}"), ignore_errors=True)
-            path.rename(path.with_name(f"damaged-{path.name}"))
-            skipped.append(f"checkpoint {path}: damaged ({error}); set aside as damaged-{path.name}")
+            content = _checked(path)
+            progress, tensors = Progress(**content["progress"]), load_file(path / _TENSORS)
+        except _DAMAGE as error:
+            aside = _set_aside(path)
+            remarks.append(f"checkpoint {path}: damaged ({error}); set aside as {aside.name}")
             continue
         for name, value in identity.items():
-            if saved_identity.get(name) != value:
+            if content["identity"].get(name) != value:
                 raise Error(
-                    f"{path}: {name} was {saved_identity.get(name)} and is {value} now; "
+                    f"{path}: {name} was {content['identity'].get(name)} and is {value} now; "
                     "restore what it was, or start over with --fresh"
                 )
         _restore(tensors, model, optimizer)
-        return progress, skipped
+        return progress, content["files"], remarks
     if any(folder.glob("damaged-*")):  # now or at an earlier try
         raise Error(f"{folder}: every checkpoint is damaged; put back a good one, or start over with --fresh")
-    return Progress(), skipped
+    return Progress(), {}, remarks
+
+
+def size_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of one checkpoint, before the first step too: SGD keeps one number more for each weight."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    memory = sum(parameter.nbytes for group in optimizer.param_groups for parameter in group["params"])
+    return weights + memory
 
 
 def load_epoch(folder: Path, epoch: int, model: nn.Module) -> None:
     """Give the network the weights it had after that epoch. Raises wrn.Error if its checkpoint is gone or damaged."""
     path = folder / f"epoch-{epoch:04}-step-{0:06}"
     try:
-        _, _, tensors = _read(path)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        _checked(path)
+        tensors = load_file(path / _TENSORS)
+    except _DAMAGE as error:
         raise Error(
             f"{path}: the selected epoch's checkpoint is damaged or gone ({error}); put it back, or start over with "
             "--fresh"
@@ -173,24 +200,16 @@ def _load(tensors: dict[str, Tensor], model: nn.Module) -> None:
             tensor.copy_(tensors[name])
 
 
-def _read(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Tensor]]:
-    content = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    if content.pop("seal") != _seal(content):
-        raise ValueError(f"{_STATE} is not what was written")
+def _checked(path: Path) -> dict[str, Any]:
+    """What the checkpoint says, if its files are what was written."""
+    content = read_sealed(path / CHECKPOINT)
     if sha256_of(path / _TENSORS) != content["sha256"]:
         raise ValueError(f"{_TENSORS} does not have its recorded hash")
-    return Progress(**content["progress"]), content["identity"], load_file(path / _TENSORS)
+    return content
 
 
-def _seal(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _newest_first(folder: Path) -> list[tuple[int, int, Path]]:
-    """(epoch, step, path): ordered by epoch and step, never by the clock."""
-    found = []
-    for path in folder.glob("epoch-*-step-*"):
-        _, epoch, _, step = path.name.split("-")
-        if epoch.isdigit() and step.isdigit():
-            found.append((int(epoch), int(step), path))
-    return sorted(found, reverse=True)
+def _set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name that is no checkpoint's."""
+    aside = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM finish the step and save; a second Ctrl-C stops at once."""
+"""Signals: Ctrl-C and SIGTERM finish the step and save, Ctrl-C after them stops at once; SIGUSR1 saves and goes on."""
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
@@ -16,26 +18,60 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Which signal has come, if any."""
+    """Which signal has come, if any; and whether it is time to save, for that or because `every` seconds are over."""
 
-    signal_number: int | None = None
+    def __init__(self, every: float | None = None) -> None:
+        self.every = every
+        self.signal_number: int | None = None
+        self.asked = False  # to save and go on
+        self.saved()
 
-    def _receive(self, signal_number: int, _: FrameType | None) -> None:
-        if self.signal_number == signal.SIGINT == signal_number:
+    def saved(self) -> None:
+        """Note that all is on the disk now."""
+        self.asked = False
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether to save now."""
+        late = self.every is not None and time.monotonic() - self._last >= self.every
+        return late or self.asked or self.signal_number is not None
+
+    def _stop(self, signal_number: int, _: FrameType | None) -> None:
+        if self.signal_number is not None and signal_number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = signal_number
 
+    def _ask(self, _: int, __: FrameType | None) -> None:
+        self.asked = True
+
 
 @contextmanager
-def interruption() -> Iterator[Interruption]:
+def interruption(every: float | None = None) -> Iterator[Interruption]:
     """While open, note signals instead of dying of them. Outside the main thread Python forbids it: do nothing."""
-    noted = Interruption()
+    noted = Interruption(every)
+    handlers: dict[signal.Signals, Any] = {signal.SIGINT: noted._stop, signal.SIGTERM: noted._stop}
+    if hasattr(signal, "SIGUSR1"):  # Slurm sends it before the time is up: #SBATCH --signal=USR1@120
+        handlers[signal.SIGUSR1] = noted._ask
+    with _handled(handlers):
+        yield noted
+
+
+@contextmanager
+def hangups_ignored() -> Iterator[None]:
+    """While open, the end of the terminal is not the end of the process."""
+    with _handled({signal.SIGHUP: lambda *_: None} if hasattr(signal, "SIGHUP") else {}):
+        yield
+
+
+@contextmanager
+def _handled(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield noted
+        yield
         return
-    before = {number: signal.signal(number, noted._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield noted
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wrn.data.batching import Dataset
 from wrn.display import Bar, Log
@@ -19,10 +20,10 @@ from wrn.randomness import key
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import checkpoint, outcome
-from wrn.training.checkpoint import Progress
+from wrn.training.checkpoint import Belongings, Progress
 from wrn.training.interruption import Interrupted, Interruption
 from wrn.training.objective import objective
-from wrn.training.optim import optimizer, set_rates, start_epoch
+from wrn.training.optim import is_fused, optimizer, set_rates, skip_unless_finite, start_epoch
 from wrn.training.precision import Execution
 from wrn.training.readings import Reading, Readings
 
@@ -40,6 +41,7 @@ class Training:
     keep_every: int | None = None
     teacher: nn.Module | None = None
     identity: dict[str, Any] = field(default_factory=dict)  # what a checkpoint must share to be continued
+    environment: dict[str, Any] = field(default_factory=dict)  # what `env.json` is to hold
     shapes_seen: set[torch.Size] = field(default_factory=set)
 
     def prepare(self) -> None:
@@ -61,10 +63,12 @@ class Training:
     def run_all(self, interrupt: Interruption) -> None:
         """From the newest checkpoint, or the beginning, to the finished run folder."""
         recipe, execution, self.interrupt = self.recipe, self.execution, interrupt
-        progress, damaged = checkpoint.load_newest(
+        progress, files, remarks = checkpoint.load_newest(
             self.checkpoints, self.objective.trained, self.optimizer, self.identity
         )
-        for line in [outcome.first_line(recipe, self.run, self.seed, self.data, execution, progress), *damaged]:
+        remarks += self.run.restore(files, progress.metrics)
+        remarks += self.run.note_environment(self.environment, files.get("env.json"), progress.epoch, progress.step)
+        for line in [outcome.first_line(recipe, self.run, self.seed, self.data, execution, progress), *remarks]:
             self.log.line(line)
 
         with self.log.bar() as bar:
@@ -74,20 +78,22 @@ class Training:
                     start_epoch(self.optimizer, recipe, epoch)
                 self.train_epoch(epoch, progress, bar)
                 clock = time.perf_counter()
-                judge = "test" if self.data.val is None else "val"
-                scores = evaluate(self.network, self.data.val or self.data.test, execution.autocast, execution.arrange)
+                judge, split = ("test", self.data.test) if self.data.val is None else ("val", self.data.val)
+                pause = partial(self.pause, progress, f"after epoch {epoch}, before its {judge} error was known")
+                scores = evaluate(self.network, split, execution.autocast, execution.arrange, pause)
                 if not math.isfinite(scores.loss):
                     raise self.not_finite(epoch, f"{judge} loss", scores.loss)
                 seconds = progress.wall_seconds + time.perf_counter() - clock
                 metrics = outcome.metrics_line(recipe, epoch, progress, judge, scores, execution, seconds)
                 progress = progress.after_epoch(metrics)
-                self.log.line(outcome.epoch_line(recipe, progress.metrics, progress.total_seconds))
                 self.save(progress)
                 self.run.write_metrics(progress.metrics)
+                self.log.line(outcome.epoch_line(recipe, progress.metrics, progress.total_seconds))
         if progress.selected is not None:
             checkpoint.load_epoch(self.checkpoints, progress.selected, self.objective.trained)
         # The reported error is taken in fp32, whatever the run trained in
-        scores = evaluate(self.network, self.data.test, execution.exact().autocast, execution.arrange)
+        pause = partial(self.pause, progress, "before the last test")
+        scores = evaluate(self.network, self.data.test, execution.exact().autocast, execution.arrange, pause)
         outcome.finish(self.run, recipe, self.network, self.data, execution, progress, scores)
         self.log.line(outcome.summary(self.run))
         self.log.line(outcome.last_line(self.run))
@@ -97,15 +103,17 @@ class Training:
         recipe, steps = self.recipe, self.data.train.steps(self.recipe)
         self.network.train()
         batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
-        readings = Readings(self.execution.device)
+        readings = Readings(self.execution.device, may_run_ahead=is_fused(self.optimizer))
         clock = time.perf_counter()
         for images, labels in batches:
             set_rates(self.optimizer, recipe, epoch, progress.step / steps)
             loss, logits = self.objective(self.execution.arrange(images), labels)
             wrong = (logits.argmax(1) != labels).sum()
-            self.take(readings.add(progress.step + 1, loss, wrong, len(labels)), epoch, progress)
             self.optimizer.zero_grad()
             loss.backward()
+            norm = gradient_norm(self.optimizer)
+            skip_unless_finite(self.optimizer, norm)
+            self.take(readings.add(progress.step + 1, loss, norm, wrong, len(labels)), epoch, progress)
             self.optimizer.step()
 
             timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
@@ -116,20 +124,18 @@ class Training:
             bar.show(
                 outcome.bar_text(recipe, epoch, progress), (epoch - 1) * steps + progress.step, recipe.epochs * steps
             )
-            if self.interrupt.signal_number is not None:
+            if self.interrupt.due:
                 self.take(readings.rest(), epoch, progress)
-                self.save(progress)
-                done = f"in epoch {epoch} after step {progress.step} of {steps}"
-                self.log.line(f"interrupted {done}, saved; the same command continues")
-                raise Interrupted(self.interrupt.signal_number)
+                self.pause(progress, f"in epoch {epoch} after step {progress.step} of {steps}")
         self.take(readings.rest(), epoch, progress)
         progress.wall_seconds += time.perf_counter() - clock
 
     def take(self, readings: Iterable[Reading], epoch: int, progress: Progress) -> None:
-        """Add up what steps came to; a loss that is not finite ends the run."""
+        """Add up what steps came to; a loss or gradient that is not finite ends the run."""
         for each in readings:
-            if not math.isfinite(each.loss):
-                raise self.not_finite(epoch, f"loss of step {each.step}", each.loss)
+            for what, value in (("loss", each.loss), ("gradient", each.gradient_norm)):
+                if not math.isfinite(value):
+                    raise self.not_finite(epoch, f"{what} of step {each.step}", value)
             progress.read(each.loss, each.wrong, each.images)
 
     def not_finite(self, epoch: int, what: str, value: float) -> Error:
@@ -140,15 +146,33 @@ class Training:
             "lower --lr or use --precision fp32"
         )
 
+    def pause(self, progress: Progress, where: str) -> None:
+        """Save if it is time to; end the run if a signal says so."""
+        if not self.interrupt.due:
+            return
+        self.save(progress)
+        if self.interrupt.signal_number is not None:
+            self.log.line(f"interrupted {where}, saved; the same command continues")
+            raise Interrupted(self.interrupt.signal_number)
+
     @property
     def checkpoints(self) -> Path:
         return self.run.path / "checkpoints"
 
     def save(self, progress: Progress) -> None:
         """One checkpoint of this instant."""
+        files = {"recipe.json": self.run.recipe_file, "env.json": self.run.env}
+        belongings = Belongings(self.identity, files)
         checkpoint.save(
-            self.checkpoints, self.objective.trained, self.optimizer, progress, self.identity, self.keep_every
+            self.checkpoints, self.objective.trained, self.optimizer, progress, belongings, self.keep_every
         )
+        self.interrupt.saved()
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The length of the whole gradient, a scalar: not finite if any part of it is not."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
 def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:

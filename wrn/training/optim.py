@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wrn.errors import UsageError
 from wrn.models.rules import LayerRule, limit_norms
@@ -71,6 +71,20 @@ def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int, done
     for group in optimizer.param_groups:
         faded = group["fade"]((epoch - 1) / recipe.epochs) if group["fade"] else 1.0
         group["lr"] = recipe.lr_at(epoch, done) * group["factor"] * faded
+
+
+def skip_unless_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
+    """Let a step on a GPU, which is only read of when it is over, leave all as it is if its gradient is not finite.
+
+    torch's fused kernels heed what the scaler of fp16 gradients tells them by.
+    """
+    if is_fused(optimizer):
+        optimizer.found_inf = (~gradient_norm.isfinite()).float()  # type: ignore[attr-defined]
+
+
+def is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether one kernel makes its step."""
+    return bool(optimizer.defaults.get("fused"))
 
 
 def _rules(model: nn.Module) -> dict[str, LayerRule]:

@@ -12,7 +12,7 @@ from wrn.data.batching import Dataset
 from wrn.data.catalog import label
 from wrn.display import duration
 from wrn.evaluation import Scores
-from wrn.files import sha256_of, write_json, write_text, write_whole
+from wrn.files import sha256_of, write_sealed, write_text, write_whole
 from wrn.hardware import peak_memory
 from wrn.recipes import Recipe
 from wrn.reporting.curves import curves_svg
@@ -66,7 +66,7 @@ def finish(
     last = progress.metrics[-1]
     rates = sorted(line["images_per_second"] for line in progress.metrics if line["images_per_second"])
     peaks = [line["peak_memory"] for line in progress.metrics if line["peak_memory"]]
-    write_json(
+    write_sealed(
         run.path / "result.json",
         {
             "model": recipe.model,
@@ -89,11 +89,20 @@ def finish(
             "preprocess": data.preprocess.constants(),
             "precision": execution.precision,
             "device": execution.device,
+            **_determinism(run, execution),
             "seconds": round(progress.total_seconds, 1),
             "images_per_second": rates[len(rates) // 2] if rates else None,
             "peak_memory": max(peaks) if peaks else None,
         },
     )
+
+
+def _determinism(run: Run, execution: Execution) -> dict[str, Any]:
+    """Whether the same command gives the same bits, on the same processor with the same builds and threads."""
+    changes = run.env["changes"]
+    exceptions = [*([execution.promise] if execution.promise else []), *changes]
+    told = f"not bit-exact: {'; '.join(exceptions)}" if exceptions else "bit-exact on the same processor and builds"
+    return {"bit_exact": not exceptions, "determinism": told}
 
 
 def _what_it_is(progress: Progress, data: Dataset) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where and how arithmetic is done: device, number format, layout, compilation, threads. Chosen once a run."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ class Execution:
     threads: int
     native: bool = False
     memory: Memory = "normal"
+    deterministic: bool = False
 
     @property
     def could_be_native(self) -> bool:
@@ -35,11 +37,18 @@ class Execution:
         return torch.device(self.device).type == "cpu" and self.precision == "bf16" and not self.compile
 
     def apply(self) -> None:
-        """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step."""
+        """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step.
+
+        `deterministic`: no kernel that adds up in an order of its own; torch refuses what it has no other for.
+        """
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         forbid_tf32()
         keep_freed_memory()
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            torch.use_deterministic_algorithms(True)
         if torch.device(self.device).type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -80,7 +89,16 @@ class Execution:
         """`cpu (2 threads), bf16`."""
         where = f"cpu ({self.threads} threads)" if self.device == "cpu" else self.device
         how = ", compiled" if self.compile else ", native" if self.native else ""
-        return f"{where}, {self.precision}{how}{', low memory' if self.memory == 'low' else ''}"
+        also = (", low memory" if self.memory == "low" else "") + (", deterministic" if self.deterministic else "")
+        return f"{where}, {self.precision}{how}{also}"
+
+    @property
+    def promise(self) -> str | None:
+        """Why training again on the same machine may give other bits; None if it gives the same."""
+        kind = torch.device(self.device).type
+        if kind == "cpu" or (kind == "cuda" and self.deterministic):
+            return None
+        return "cuda without --deterministic" if kind == "cuda" else f"{kind} promises nothing"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,13 +110,15 @@ def choose(
     compile: bool = False,
     native: bool | None = None,
     memory: Memory = "normal",
+    deterministic: bool = False,
 ) -> Execution:
     """The fastest faithful way on this machine, or what is asked for.
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
     AMX or AVX512-BF16); on such CPUs our own kernels (`native`), if a C++ compiler is found.
     `memory` "low": BN-ReLU is computed again in the backward pass, which the kernels do (`native`) and torch does where
-    it compiles. Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
+    it compiles. `deterministic`: the same bits each time on CUDA too, as on CPUs.
+    Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -109,7 +129,8 @@ def choose(
         raise UsageError(f"memory {memory!r}: must be normal or low")
     chosen: Precision = precision or ("bf16" if multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
     # MPS is left in its default layout: channels_last has not been run there
-    found = Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads(), memory=memory)
+    found = Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads())
+    found = replace(found, memory=memory, deterministic=deterministic)
     if native and not found.could_be_native:
         raise UsageError("native: the kernels are for bf16 on a CPU, uncompiled; leave --native out")
     if native:

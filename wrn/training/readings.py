@@ -10,31 +10,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Reading:
-    """One step's mean loss and how many of its images were answered wrongly."""
+    """One step's mean loss, the norm of its gradient, and how many of its images were answered wrongly."""
 
     step: int
     loss: float
+    gradient_norm: float
     wrong: int
     images: int
 
 
 class Readings:
-    """Numbers of steps, in their order: at once, or `lag` steps later.
+    """Numbers of steps, in their order: at once, or two steps later where the step `may_run_ahead` of them.
 
     To read a number from a GPU waits until it is computed. Two steps later it is there already: Python stays two steps
     ahead of the GPU, which never waits for it.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, may_run_ahead: bool) -> None:
         self.on_gpu = torch.device(device).type == "cuda"
-        self.lag = 2 if self.on_gpu else 0
+        self.lag = 2 if self.on_gpu and may_run_ahead else 0
         self._waiting: deque[tuple[int, Tensor, int, torch.cuda.Event | None]] = deque()
 
-    def add(self, step: int, loss: Tensor, wrong: Tensor, images: int) -> Iterator[Reading]:
+    def add(self, step: int, loss: Tensor, gradient_norm: Tensor, wrong: Tensor, images: int) -> Iterator[Reading]:
         """Note one step; gives those that are due."""
-        numbers, arrived = torch.stack([loss.detach().float(), wrong.float()]), None
+        numbers, arrived = torch.stack([loss.detach().float(), gradient_norm.float(), wrong.float()]), None
         if self.on_gpu:
-            numbers = torch.empty(2, pin_memory=True).copy_(numbers, non_blocking=True)
+            numbers = torch.empty(3, pin_memory=True).copy_(numbers, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
         self._waiting.append((step, numbers, images, arrived))
@@ -46,5 +47,5 @@ class Readings:
             step, numbers, images, arrived = self._waiting.popleft()
             if arrived is not None:
                 arrived.synchronize()
-            loss, wrong = numbers.tolist()
-            yield Reading(step, loss, int(wrong), images)
+            loss, norm, wrong = numbers.tolist()
+            yield Reading(step, loss, norm, int(wrong), images)

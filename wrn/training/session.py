@@ -1,14 +1,14 @@
 """`wrn.train`: what must be settled before the loop runs, and what is said when it fails."""
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from wrn import runs
@@ -16,20 +16,21 @@ from wrn.data import whitening
 from wrn.data.batching import Dataset
 from wrn.data.loader import dataset
 from wrn.data.preprocess import WholeImage
-from wrn.display import Log
+from wrn.display import Log, seconds_of
 from wrn.errors import Error, UsageError
-from wrn.files import write_json, write_whole
+from wrn.files import write_whole
 from wrn.native.library import unavailable
 from wrn.recipes import Recipe
 from wrn.runs import Run
-from wrn.training import outcome
-from wrn.training.interruption import interruption
+from wrn.training import checkpoint, outcome
+from wrn.training.interruption import hangups_ignored, interruption
 from wrn.training.loop import Training
 from wrn.training.objective import must_do_without_teacher
 from wrn.training.precision import Execution, Memory, choose, recorded
 from wrn.training.teacher import digest, named, teacher_of
 
 
+@hangups_ignored()
 def train(
     recipe: Recipe,
     out: str | Path | None = None,
@@ -44,6 +45,8 @@ def train(
     root: str | Path | None = None,
     teacher: nn.Module | None = None,
     keep_every: int | None = None,
+    checkpoint_every: str | float | None = None,
+    deterministic: bool | None = None,
     fresh: bool = False,
     quiet: bool = False,
 ) -> Run:
@@ -54,7 +57,8 @@ def train(
     computes a part of the activations twice) are chosen once and kept when the run continues. On the CPU the result is
     a function of recipe, seed and these. `workers` decode pictures; `root` is a folder that has the data set's files.
     `teacher`: a network in memory that the recipe's learns from, bare or as `wrn.load` gives it; one that is a run is
-    named in the recipe. `keep_every` keeps the checkpoint of every so many epochs for good.
+    named in the recipe. `keep_every` keeps the checkpoint of every so many epochs for good; `checkpoint_every`, seconds
+    or such as "10m", saves within an epoch too. `deterministic`: the same bits each time on CUDA as well, more slowly.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
@@ -63,7 +67,15 @@ def train(
     if recipe.teacher is None:
         must_do_without_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
-    ways = {"device": device, "precision": precision, "compile": compile, "native": native, "memory": memory}
+    ways = {
+        "device": device,
+        "precision": precision,
+        "compile": compile,
+        "native": native,
+        "memory": memory,
+        "deterministic": deterministic,
+    }
+    every = seconds_of(checkpoint_every) if isinstance(checkpoint_every, str) else checkpoint_every
     asked: dict[str, Any] = {name: value for name, value in ways.items() if value is not None}
     if not fresh:
         run.must_agree(recipe, seed, asked)
@@ -73,7 +85,7 @@ def train(
     run.must_be_free()
     if keep_every is not None and keep_every < 1:
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
-    begun = not fresh and (run.path / "env.json").exists()
+    begun = not fresh and run.begun
     execution = recorded(run.env["execution"]) if begun else choose(**asked)
     if execution.could_be_native and native is None and (lacking := unavailable()):
         log.line(f"{lacking}; training without them is slower")
@@ -85,25 +97,24 @@ def train(
             "out the last, smaller batch; lower --batch-size"
         )
     master = teacher_of(recipe, teacher, data)
-    training = Training(recipe, run, seed, data, execution, log, keep_every, master, _identity(seed, data, master))
+    identity, environment = _identity(recipe, seed, data, master), runs.environment(execution.to_dict())
+    training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity, environment)
     with _explaining(execution, log):
         training.prepare()  # what is refused leaves no folder behind
+    _must_have_room(training)
     with run.hold():
         run.begin(recipe, seed, fresh)
-        if not begun:
-            write_json(run.path / "env.json", runs.environment(execution.to_dict()))
         if isinstance(data.preprocess, WholeImage) and stored is None:
             write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
-        with log.copied_to(run.path / "train.log"), interruption() as interrupt, _explaining(execution, log):
+        with log.copied_to(run.path / "train.log"), interruption(every) as interrupt, _explaining(execution, log):
             training.run_all(interrupt)
     return run
 
 
-def _identity(seed: int, data: Dataset, teacher: nn.Module | None) -> dict[str, Any]:
-    """What a checkpoint must share to be continued; the recipe is compared before."""
-    identity: dict[str, Any] = {"seed": seed, "data": data.fingerprint}
-    if isinstance(data.preprocess, WholeImage):
-        identity["whitening"] = data.preprocess.digest
+def _identity(recipe: Recipe, seed: int, data: Dataset, teacher: nn.Module | None) -> dict[str, Any]:
+    """What a checkpoint must share to be continued."""
+    identity: dict[str, Any] = {"recipe": recipe.hash, "seed": seed, "data": data.fingerprint}
+    identity["preprocess"] = data.preprocess.constants()
     if teacher is not None:
         identity["teacher"] = digest(teacher)
     return identity
@@ -120,6 +131,25 @@ def _stored_whitening(run: Run, log: Log) -> WholeImage | None:
         return None
 
 
+def _must_have_room(training: Training) -> None:
+    """Raise wrn.Error if the disk has too little room for what the run is to leave there."""
+    path = training.run.path
+    there = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
+    images, classes = len(training.data.test), len(training.data.classes)
+    checkpoints = (checkpoint.KEEP + 1) * checkpoint.size_of(training.objective.trained, training.optimizer)
+    needed = checkpoints + sum(tensor.nbytes for tensor in training.network.state_dict().values())
+    needed += images * classes * 4 + _SMALL_FILES - there
+    free = shutil.disk_usage(next(folder for folder in [path, *path.absolute().parents] if folder.exists())).free
+    if needed > free:
+        raise Error(
+            f"{path}: this run needs {needed / 1e6:,.0f} MB for its checkpoints and results, and {free / 1e6:,.0f} MB "
+            "are free; make room, or choose another folder with --out"
+        )
+
+
+_SMALL_FILES = 1_000_000
+
+
 @contextmanager
 def _explaining(execution: Execution, log: Log) -> Iterator[None]:
     """Note a failure in the run's log, and raise it as one line where it is the user's to mend."""
@@ -127,7 +157,8 @@ def _explaining(execution: Execution, log: Log) -> Iterator[None]:
         yield
     except Exception as error:
         explained = _explained(error, execution)
-        log.note(f"wrn: error: {explained or repr(error)}")
+        with suppress(OSError):  # the disk may be what failed
+            log.note(f"wrn: error: {explained or repr(error)}")
         if explained is None:
             raise
         raise explained from error
@@ -144,8 +175,11 @@ def _explained(error: Exception, execution: Execution) -> Error | None:
         return Error(
             f"decoding: a worker process was killed ({reason}); lower --workers, then run the same command again"
         )
-    if isinstance(error, SafetensorError):
-        return Error(f"a file cannot be written: {reason}; free some space, then run the same command again")
+    if isinstance(error, OSError) and error.filename:
+        return Error(
+            f"{error.filename}: {error.strerror}; nothing saved before is lost: mend that, then run the same command "
+            "again"
+        )
     if execution.compile and type(error).__module__.startswith("torch._"):
         return Error(f"--compile: {reason}; leave the option out, or install what it names")
     return None
