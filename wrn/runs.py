@@ -139,9 +139,7 @@ class Run:
             self.write_metrics(metrics)
         return remarks
 
-    def note_environment(
-        self, now: dict[str, Any], before: dict[str, Any] | None, epoch: int, step: int
-    ) -> list[str]:
+    def note_environment(self, now: dict[str, Any], before: dict[str, Any] | None, epoch: int, step: int) -> list[str]:
         """Write `env.json`, with what changed since `before`, that of the checkpoint that training goes on from.
 
         Returns a line that says so: a run that two machines trained is not, to the bit, what either would have made.
@@ -231,7 +229,8 @@ class Run:
                 return checkpoint["files"][name]
             if isinstance(error, FileNotFoundError):
                 raise Error(f"{self.path}: {name} is missing; run the training command again") from None
-            advice = "remove it and run the training command again" if name == "result.json" else "start over with --fresh"
+            finished = name == "result.json"
+            advice = "remove it and run the training command again" if finished else "start over with --fresh"
             raise Error(f"{self.path / name}: damaged ({error}); {advice}") from None
 
     def _checkpoint(self) -> dict[str, Any] | None:

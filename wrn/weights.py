@@ -1,25 +1,28 @@
 """The file of a trained network: safetensors, with all that it takes to use it in the header."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from wrn.data import whitening
 from wrn.data.batching import Dataset
 from wrn.data.preprocess import MeanStd, Preprocess
 from wrn.errors import Error, MissingError
-from wrn.files import sha256_of
+from wrn.files import seal_of, sha256_of
 from wrn.models.creation import create_model
 from wrn.recipes import Recipe
 from wrn.runs import WHITENING, Run
 
 _HEADER = "wrn"
 _NEEDED = {
-    "model", "depth_rule", "dropout", "classes", "image_size", "preprocess", "data", "data_fingerprint", "val_fraction"
+    "model", "depth_rule", "dropout", "classes", "image_size", "preprocess", "data", "data_fingerprint", "val_fraction",
+    "tensors",
 }  # fmt: skip
 
 
@@ -42,7 +45,18 @@ def save(path: Path, network: nn.Module, data: Dataset, recipe: Recipe, test_err
         "test_error": test_error,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata={_HEADER: json.dumps(header)})
+    header["tensors"] = digest(tensors)
+    save_file(tensors, path, metadata={_HEADER: json.dumps(header | {"seal": seal_of(header)})})
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the numbers under their names, whatever device and layout they lie in."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        numbers = tensor.detach().cpu().contiguous().numpy()
+        found.update(f"{name} {numbers.dtype} {numbers.shape}".encode())
+        found.update(numbers.data)
+    return found.hexdigest()
 
 
 def header_of(path: str | Path) -> dict[str, Any]:
@@ -51,6 +65,8 @@ def header_of(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(file, "pt") as opened:
             header = json.loads(opened.metadata()[_HEADER])
+            if header.pop("seal") != seal_of(header):
+                raise ValueError("its header is not what was written")
             if missing := _NEEDED - header.keys():
                 raise KeyError(min(missing))
             return header
@@ -73,7 +89,10 @@ def network_of(path: str | Path) -> nn.Module:
             image_size=header["image_size"],
             depth_rule=header["depth_rule"],
         )
-        network.load_state_dict(load_file(file_of(path)))
+        tensors = load_file(file_of(path))
+        if digest(tensors) != header["tensors"]:
+            raise Error(f"{path}: damaged (its weights are not what was written); take another copy, or train it again")
+        network.load_state_dict(tensors)
     except Error:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

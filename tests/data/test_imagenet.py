@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 
 import wrn
 from tests.archives import imagenet_folder, imagenet_ids
+from wrn.data import streaming
 from wrn.data.streaming import Pictures, Streamed
 from wrn.randomness import key
 
@@ -313,11 +316,11 @@ def test_a_broken_picture_ends_training_with_its_name(flat, run_wrn, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "cannot be decoded (No such file or directory); replace it"),
-        (b"", "cannot be decoded (it is no picture)"),
-        (b"<html>moved</html>", "cannot be decoded (it is no picture)"),
-        (b"%!PS-Adobe-3.0", "cannot be decoded (it is no picture)"),
-        (b"\xff\xd8\xff\xe0" + bytes(100), "cannot be decoded ("),
+        (None, "No such file or directory; replace it"),
+        (b"", "is empty; replace it"),
+        (b"<html>moved</html>", "is no picture; replace it"),
+        (b"%!PS-Adobe-3.0", "is no picture; replace it"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "is no picture; replace it"),
     ],
     ids=["gone", "empty", "html", "postscript", "damaged"],
 )
@@ -358,7 +361,7 @@ def test_pictures_of_every_kind_that_imagenet_has(flat, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_worker_that_is_killed_is_one_line(flat, monkeypatch):
-    real = Pictures.__getitem__
+    real = Pictures._made
 
     def killed(self, task):
         if task.place == 600:
@@ -366,9 +369,31 @@ def test_a_worker_that_is_killed_is_one_line(flat, monkeypatch):
         return real(self, task)
 
     data = wrn.dataset("imagenet", root=flat, image_size=16, workers=2)
-    monkeypatch.setattr(Pictures, "__getitem__", killed)
-    with pytest.raises(wrn.Error, match=r"^decoding: one of 2 worker processes was killed, .*; lower --workers$"):
+    where = re.escape(data.test.pictures.path(600))
+    monkeypatch.setattr(Pictures, "_made", killed)
+    with pytest.raises(
+        wrn.Error, match=rf"^decoding: worker process \d+ of 2 was killed at {where}, as the system .*; lower --workers"
+    ):
         list(data.test.in_order())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_worker_that_hangs_is_one_line(flat, monkeypatch):
+    """As when a file server is gone."""
+    real = Pictures._made
+
+    def hanging(self, task):
+        if task.place == 600:
+            time.sleep(600)
+        return real(self, task)
+
+    data = wrn.dataset("imagenet", root=flat, image_size=16, workers=2)
+    where = re.escape(data.test.pictures.path(600))
+    monkeypatch.setattr(Pictures, "_made", hanging)
+    monkeypatch.setattr(streaming, "PATIENCE", 2.0)
+    with pytest.raises(wrn.Error, match=rf"^decoding: no batch came for 2 s \(process \d+ at {where}\); see if"):
+        list(data.test.in_order())
+    assert multiprocessing.active_children() == []
 
 
 def test_a_root_that_moved(flat, tmp_path, run_wrn):

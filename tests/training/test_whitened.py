@@ -31,7 +31,9 @@ def weights(run):
 def test_it_is_stored_once_and_named_by_checkpoints_and_model(finished):
     stored = whitening.load(finished.path / "whitening.safetensors")
     for folder in (finished.path / "checkpoints").iterdir():
-        assert json.loads((folder / "checkpoint.json").read_text())["identity"]["preprocess"]["whitening"] == stored.digest
+        assert (
+            json.loads((folder / "checkpoint.json").read_text())["identity"]["preprocess"]["whitening"] == stored.digest
+        )
     assert finished.result["preprocess"] == {"whitening": stored.digest}
     matrices = []
     for path in finished.path.rglob("*.safetensors"):

@@ -99,8 +99,8 @@ def explained() -> Iterator[None]:
         yield
     except OSError as error:
         raise Error(
-            f"cache {cache_dir()}: cannot be written ({error.strerror or error}); free some space there, or set WRN_CACHE_DIR to a "
-            "folder elsewhere"
+            f"cache {cache_dir()}: cannot be written ({error.strerror or error}); free some space there, or set "
+            "WRN_CACHE_DIR to a folder elsewhere"
         ) from error
 
 

@@ -169,6 +169,8 @@ class Folder:
                 if name in names:
                     file = archive.extractfile(member)
                     assert file is not None
+                    if member.size > pictures.MOST_BYTES:
+                        raise Error(f"folder:{self.path}: {name} is {member.size / 1e6:,.0f} MB; no picture is")
                     content = file.read()
                     yield name, lambda content=content: content  # type: ignore[misc]
 

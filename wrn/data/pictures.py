@@ -1,6 +1,7 @@
 """Pictures to uint8 arrays: any size and mode to RGB squares. No torch."""
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -13,8 +14,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from wrn.errors import Error
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-T = TypeVar("T")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_PIXELS = 89_478_485  # Pillow's own limit, beyond which it only warns: a quarter of a GiB decoded
+MOST_BYTES = 1 << 28  # of a file in an archive, which comes into memory as a whole
+T = TypeVar("T")
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `opened` refuses instead
 
 
 def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
@@ -26,6 +31,8 @@ def opened(source: bytes | Path, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of the picture. Raises wrn.Error if it cannot be read to its last byte."""
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many; make it smaller")
             image.load()
             return use(image)
     except UnidentifiedImageError:

@@ -1,18 +1,20 @@
 """The streaming loader: pictures are decoded and augmented by worker processes, and never all in memory."""
 
+import copy
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from wrn.data import imagenet_transforms as transforms
@@ -23,12 +25,15 @@ from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from wrn.data.folder import Folder
 from wrn.data.imagenet import ImageNet
 from wrn.data.listing import Files
-from wrn.data.pictures import FORMATS, rgb
+from wrn.data.pictures import opened, rgb
 from wrn.data.preprocess import UNIT, MeanStd, Preprocess
 from wrn.data.splits import divide
 from wrn.errors import Error
 from wrn.randomness import key
 from wrn.recipes import Recipe
+
+PATIENCE = 300.0
+"""Seconds after which a batch that does not come is given up: a file server that is gone never says so."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,28 @@ class Pictures(TorchDataset[tuple[int, Tensor | str]]):
     def __init__(self, root: str, files: Files, image_size: int, advice: str = "") -> None:
         self.root, self.files, self.image_size, self.advice = root, files, image_size, advice
 
+        self.at: Tensor | None = None  # int64 (workers, 2), shared: each one's process, and its sample or -1
+
     def __getitem__(self, task: _Task) -> tuple[int, Tensor | str]:
-        return task.place, self._made(task)
+        worker = get_worker_info()
+        if self.at is None or worker is None:
+            return task.place, self._made(task)
+        self.at[worker.id] = torch.tensor([os.getpid(), task.place])
+        made = self._made(task)
+        self.at[worker.id, 1] = -1  # nor does it name a sample if it is killed while it waits
+        return task.place, made
+
+    def path(self, place: int) -> str:
+        """Where that sample lies."""
+        return f"{self.root}/{self.files.path(place)}"
 
     def _made(self, task: _Task) -> Tensor | str:
-        path = f"{self.root}/{self.files.path(task.place)}"
+        path = self.path(task.place)
         try:
-            with Image.open(path, formats=FORMATS) as image:
-                picture = rgb(image)
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-            why = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
-            why = getattr(error, "strerror", None) or why  # the system's own words do not name the file again
-            return f"{path}: cannot be decoded ({why}); replace it, or remove it{self.advice}"
+            picture = opened(Path(path), rgb)
+        except (Error, OSError) as error:
+            why = getattr(error, "strerror", None) or error  # the system's own words do not name the file again
+            return f"{path}: {why}; replace it, or remove it{self.advice}"
         if task.draw is None:
             made = transforms.validation(picture, self.image_size)
         else:
@@ -117,16 +132,19 @@ class Streamed:
     def _made(self, plan: Iterator[list[_Task]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of pixels (N, 3, S, S) on the device, and their places (N,). Raises wrn.Error for a bad picture."""
         device = self.labels.device
+        pictures = copy.copy(self.pictures)  # for each pass its own workers
+        pictures.at = torch.full((self.workers, 2), -1).share_memory_()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # so many workers, as was asked for
             loader = DataLoader(
-                self.pictures,
+                pictures,
                 batch_sampler=plan,
                 num_workers=self.workers,
                 collate_fn=_collated,
                 worker_init_fn=_prepare,
                 pin_memory=device.type == "cuda",
                 prefetch_factor=2,
+                timeout=PATIENCE,
             )
             batches = iter(loader)
         explained = None
@@ -138,7 +156,7 @@ class Streamed:
                 # Stacked as (N, S, S, 3), which is channels_last without a copy in this process
                 yield images.permute(0, 3, 1, 2).to(device, non_blocking=True), places.to(device, non_blocking=True)
         except RuntimeError as error:
-            explained = _explained(str(error), self.workers)
+            explained = _explained(str(error), pictures)
             if explained is None:
                 raise
             error.with_traceback(None)  # torch leaves itself in it in a circle, and with it the workers
@@ -158,17 +176,28 @@ def _collated(samples: list[tuple[int, Tensor | str]]) -> Any:
     return wrong[0] if wrong else default_collate(samples)
 
 
-def _explained(why: str, workers: int) -> Error | None:
-    """What to tell the user if a worker was killed or had no room for a batch; None for any other failure."""
+def _explained(why: str, pictures: Pictures) -> Error | None:
+    """What to tell the user if a worker was killed, hangs or had no room for a batch; None for any other failure."""
+    assert pictures.at is not None
+    workers, at = len(pictures.at), dict(pictures.at.tolist())
+    if "DataLoader timed out" in why:
+        busy = [f"process {process} at {pictures.path(place)}" for process, place in at.items() if place >= 0]
+        return Error(
+            f"decoding: no batch came for {PATIENCE:.0f} s ({', '.join(busy[:3]) or 'no worker is at a picture'}); see "
+            "if these files can be read, then run the same command again"
+        )
     if "out of shared memory" in why or "shared memory(shm)" in why:
         return Error(
             f"decoding: {workers} workers have no room for their batches in shared memory (/dev/shm); lower --workers "
             "or --batch-size, or make room (docker run --shm-size)"
         )
     if "DataLoader worker (pid" in why:
+        [process] = map(int, re.findall(r"\d+", why)[:1])
+        place = at.get(process, -1)
+        doing = f" at {pictures.path(place)}" if place >= 0 else ""
         return Error(
-            f"decoding: one of {workers} worker processes was killed, as the system does where memory runs out; lower "
-            "--workers"
+            f"decoding: worker process {process} of {workers} was killed{doing}, as the system does where memory runs "
+            "out; lower --workers, then run the same command again"
         )
     return None
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wrn.errors import Error
-from wrn.runs import CHECKPOINT, newest_first
 from wrn.files import read_sealed, remove_folder, sha256_of, write_sealed, write_whole
+from wrn.runs import CHECKPOINT, newest_first
 
 KEEP = 2
 _TENSORS = "tensors.safetensors"

@@ -163,9 +163,7 @@ class Training:
         """One checkpoint of this instant."""
         files = {"recipe.json": self.run.recipe_file, "env.json": self.run.env}
         belongings = Belongings(self.identity, files)
-        checkpoint.save(
-            self.checkpoints, self.objective.trained, self.optimizer, progress, belongings, self.keep_every
-        )
+        checkpoint.save(self.checkpoints, self.objective.trained, self.optimizer, progress, belongings, self.keep_every)
         self.interrupt.saved()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wrn import runs
+from wrn import runs, weights
 from wrn.data import whitening
 from wrn.data.batching import Dataset
 from wrn.data.loader import dataset
@@ -27,7 +27,7 @@ from wrn.training.interruption import hangups_ignored, interruption
 from wrn.training.loop import Training
 from wrn.training.objective import must_do_without_teacher
 from wrn.training.precision import Execution, Memory, choose, recorded
-from wrn.training.teacher import digest, named, teacher_of
+from wrn.training.teacher import bare, named, teacher_of
 
 
 @hangups_ignored()
@@ -116,7 +116,7 @@ def _identity(recipe: Recipe, seed: int, data: Dataset, teacher: nn.Module | Non
     identity: dict[str, Any] = {"recipe": recipe.hash, "seed": seed, "data": data.fingerprint}
     identity["preprocess"] = data.preprocess.constants()
     if teacher is not None:
-        identity["teacher"] = digest(teacher)
+        identity["teacher"] = weights.digest(bare(teacher).state_dict())
     return identity
 
 

@@ -1,7 +1,6 @@
 """The network that another one learns from: a finished run's, or one in memory."""
 
 import copy
-import hashlib
 from typing import Any
 
 from torch import nn
@@ -16,7 +15,7 @@ _IN_MEMORY = "in-memory:"
 
 def named(teacher: nn.Module) -> str:
     """What a recipe calls a teacher that is in memory."""
-    return _IN_MEMORY + digest(teacher)[:16]
+    return _IN_MEMORY + weights.digest(bare(teacher).state_dict())[:16]
 
 
 def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Module | None:
@@ -37,14 +36,6 @@ def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Mod
     header = weights.header_of(recipe.teacher)
     _must_fit(weights.preprocess_of(recipe.teacher), header["classes"], header["image_size"], recipe, data)
     return weights.network_of(recipe.teacher)
-
-
-def digest(teacher: nn.Module) -> str:
-    """SHA-256 of the network's numbers."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(bare(teacher).state_dict().items()):
-        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def bare(teacher: nn.Module) -> nn.Module:
