@@ -115,9 +115,14 @@ def seal_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def sealed(content: dict[str, Any]) -> str:
+    """A JSON object as text, with its seal as the last field."""
+    return _indented(content | {"seal": seal_of(content)})
+
+
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object whole or not at all, with its seal as the last field."""
-    write_json(path, content | {"seal": seal_of(content)})
+    """Write a JSON object with its seal, whole or not at all."""
+    write_text(path, sealed(content))
 
 
 def read_sealed(path: Path, unsealed: Collection[str] = ()) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Run:
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
         """Raise wrn.Error, touching nothing, if something else than this recipe's run, so computed, lies here."""
         if not self._is_a_run:
-            if self.path.exists() and (not self.path.is_dir() or {part.name for part in self.path.iterdir()} - _LOCKS):
+            if self.path.exists() and (not self.path.is_dir() or self._strangers()):
                 raise Error(f"{self.path}: holds files but no run; choose another folder with --out")
             return
         here, there = {"seed": seed, **recipe.to_dict()}, {"seed": self.seed, **self.recipe.to_dict()}
@@ -96,6 +96,11 @@ class Run:
                 f"{self.path}: holds a run that differs ({'; '.join(changes)}); choose another folder with --out, or "
                 "--fresh to start over"
             )
+
+    def _strangers(self) -> set[str]:
+        """Names of what lies here and is not of a run that was killed before it had a recipe."""
+        scratch = {path.name for name in _OURS for path in self.path.glob(f".{name}.*")}
+        return {path.name for path in self.path.iterdir()} - _LOCKS - scratch
 
     def begin(self, recipe: Recipe, seed: int, fresh: bool) -> None:
         """Make the folder this run's, emptied of an earlier run's files if `fresh`."""
@@ -168,6 +173,9 @@ class Run:
             self.must_be_free()
             lock.acquire()  # it has just ended
         try:
+            for name in _OURS:  # of a process that was killed while it wrote one
+                for scratch in self.path.glob(f".{name}.*"):
+                    shutil.rmtree(scratch, ignore_errors=True)
             write_json(self.path / "holder.json", {"process": os.getpid(), "host": platform.node()})
             yield
         finally:
@@ -288,6 +296,8 @@ FILES = (
     "recipe.json",
 )
 """What a run folder holds, in an order in which they may be removed: the run is unfinished first, and gone last."""
+
+_OURS = (*FILES, *_LOCKS)
 
 
 def default_path(recipe: Recipe, seed: int, out: str | Path = "runs") -> Path:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from wrn.data.arrays import Arrays, Decoded, Progress, Source
 from wrn.errors import Error
-from wrn.files import cache_dir, read_sealed, sha256_of, write_sealed, write_whole
+from wrn.files import cache_dir, read_sealed, sealed, sha256_of, write_whole
 
 Notice = Callable[[str], None]
 """Told, in a line, what the user should know."""
@@ -151,7 +151,8 @@ def _write(folder: Path, key: Mapping[str, Any], arrays: dict[str, np.ndarray], 
     folder.mkdir()
     file = folder / "arrays.safetensors"
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
-    write_sealed(folder / "info.json", {"key": json.loads(_canonical(key)), "sha256": sha256_of(file), **info})
+    about = {"key": json.loads(_canonical(key)), "sha256": sha256_of(file), **info}
+    (folder / "info.json").write_text(sealed(about), encoding="utf-8", newline="\n")
 
 
 def _info(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wrn.errors import Error
-from wrn.files import read_sealed, remove_folder, sha256_of, write_sealed, write_whole
+from wrn.files import read_sealed, remove_folder, sealed, sha256_of, write_whole
 from wrn.runs import CHECKPOINT, newest_first
 
 KEEP = 2
@@ -103,7 +103,7 @@ def save(
         temporary.mkdir()
         save_file(tensors, temporary / _TENSORS)
         content = {"progress": asdict(progress), "sha256": sha256_of(temporary / _TENSORS), **asdict(belongings)}
-        write_sealed(temporary / CHECKPOINT, content)
+        (temporary / CHECKPOINT).write_text(sealed(content), encoding="utf-8", newline="\n")
 
     write_whole(target, write)
     try:

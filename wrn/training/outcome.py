@@ -57,7 +57,6 @@ def finish(
 
     `scores` are those of the reported network in fp32; the epochs' own are in the precision of the run.
     """
-    run.write_metrics(progress.metrics)
     write_text(run.path / "curves.svg", curves_svg(progress.metrics, f"{recipe.model} on {label(data.name)}"))
     write_whole(run.path / "model.safetensors", lambda path: weights.save(path, network, data, recipe, scores.error))
     predictions = {"logits": scores.logits, "labels": data.test.labels.cpu(), "indices": torch.arange(len(data.test))}
