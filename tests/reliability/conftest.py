@@ -33,3 +33,12 @@ def survived():
         assert survived == tried
 
     return tell
+
+
+@pytest.fixture(scope="session")
+def whole(trials, tmp_path_factory):
+    """A run that nothing happens to: its folder, and how many operations on the disk it took."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    ended = trials.run(out)
+    assert ended.code == 0, ended.said
+    return out, ended

@@ -19,15 +19,16 @@
 
 static char root[PATH_MAX];
 static long count, kill_at, fail_at;
-static int torn, failure, log_fd = -1;
+static int torn, number, failure, log_fd = -1;
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-/* kill: before operation `kill_at_` (0: never); a write then leaves half of its bytes if `torn_`.
+/* kill: before operation `kill_at_` (0: never) signal `number_` is raised; a write then leaves half of its bytes if
+ * `torn_`.
  * fail: operation `fail_at_` gives the error; where the disk is full, so do all later ones, but no removal. */
-void disk_arm(const char *root_, long kill_at_, int torn_, long fail_at_, int failure_, const char *log) {
+void disk_arm(const char *root_, long kill_at_, int number_, int torn_, long fail_at_, int failure_, const char *log) {
     snprintf(root, sizeof root, "%s", root_);
-    count = 0, kill_at = kill_at_, torn = torn_, fail_at = fail_at_, failure = failure_;
+    count = 0, kill_at = kill_at_, number = number_, torn = torn_, fail_at = fail_at_, failure = failure_;
     log_fd = log[0] ? REAL(open)(log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600) : -1;
 }
 
@@ -72,7 +73,7 @@ static int note(const char *what, const char *path, const char *to, int fd, long
     }
     if (count == kill_at) {
         if (torn && !strcmp(what, "write") && size > 1) return -1;
-        raise(SIGKILL);
+        raise(number);
     }
     int removal = !strcmp(what, "unlink") || !strcmp(what, "rmdir");
     if (fail_at && failure == ENOSPC) return count >= fail_at && !removal ? failure : 0;

@@ -6,53 +6,10 @@ import re
 import signal
 
 import pytest
-from safetensors.torch import load_file
 
-from wrn.runs import Run, newest_first
+from tests.reliability.checks import goes_on_as_if_nothing_had_happened, the_second_save
 
 LINE = re.compile(r"^wrn: error: [^\n]+\n$")
-
-
-@pytest.fixture(scope="module")
-def whole(trials, tmp_path_factory):
-    """A run that nothing happens to: its folder, and how many operations on the disk it took."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    ended = trials.run(out)
-    assert ended.code == 0, ended.said
-    return out, ended
-
-
-def told(metrics):
-    """What of the metrics must not depend on interruptions: all but times and memory."""
-    fields = ("epoch", "lr", "train_loss", "train_error", "test_loss", "test_error")
-    return [[line[name] for name in fields] for line in metrics]
-
-
-def goes_on_as_if_nothing_had_happened(trials, out, whole, tidy=True):
-    """What was committed is there, the same command ends with the same bits, and nothing is left lying about."""
-    log = out / "train.log"
-    said = max(map(int, re.findall(r"^epoch (\d+)/", log.read_text(), re.MULTILINE)), default=0) if log.exists() else 0
-    there = max((epoch for epoch, _, _ in newest_first(out / "checkpoints")), default=0)
-    again = trials.run(out)
-    same = again.code == 0 and (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    strays = [path.name for path in out.rglob(".*")]
-    good = same and there >= said and told(Run(out).metrics) == told(Run(whole).metrics) and not (tidy and strays)
-    return good or pytest.fail(f"{out.name}: {again}, {there} epochs kept of {said} told, left {strays}")
-
-
-def the_second_save(trials, out):
-    """The numbers of the operations of a run's second checkpoint and its metrics, and of what comes between."""
-    log = out.with_suffix(".log")
-    trials.run(out, log=log)
-    numbers, content, place = {}, log.read_bytes(), 0
-    while place < len(content):
-        end = content.index(b"\n", place)
-        what, path, _, _, _, size = content[place:end].decode().split("\t")
-        numbers[len(numbers) + 1] = f"{what} {path}"
-        place = end + 1 + int(size)
-    first = next(number for number, each in numbers.items() if "epoch-0002" in each)
-    last = next(number for number, each in numbers.items() if "epoch-0003" in each)
-    return range(first, last + 1)
 
 
 def test_killed_at_each_operation_of_a_save(trials, whole, tmp_path, survived):
@@ -105,10 +62,9 @@ def fails_politely(trials, out, whole, number, failure):
     return goes_on_as_if_nothing_had_happened(trials, out, whole)
 
 
-@pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
-def test_the_disk_fails_in_a_save(trials, whole, tmp_path, failure):
+def test_the_disk_fills_in_a_save(trials, whole, tmp_path):
     for number in the_second_save(trials, tmp_path / "logged"):
-        assert fails_politely(trials, tmp_path / f"fail{number}", whole[0], number, failure)
+        assert fails_politely(trials, tmp_path / f"fail{number}", whole[0], number, errno.ENOSPC)
 
 
 @pytest.mark.slow
@@ -124,4 +80,3 @@ def test_weights_are_those_of_a_run_of_one_piece(trials, whole, tmp_path):
     """That the comparison can fail: another seed has other bits."""
     trials.run(tmp_path / "other", seed=1)
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != (whole[0] / "model.safetensors").read_bytes()
-    assert load_file(whole[0] / "model.safetensors").keys()

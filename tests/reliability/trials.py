@@ -6,6 +6,7 @@ A server imports torch once and forks a process for each trial, which takes a te
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -59,10 +60,14 @@ class Trials:
             cwd=Path(__file__).parents[2],
         )
 
-    def run(self, out, *, kill=0, torn=False, fail=0, failure=0, after=None, log="", root=None, **options):
+    def run(
+        self, out, *, kill=0, number=signal.SIGKILL, torn=False, fail=0, failure=0, after=None, memory=None, log="",
+        **options
+    ):  # fmt: skip
+        """`memory`: how many more bytes than now it may take. `options` are those of `wrn.train`."""
         asked = {
-            "out": str(out), "root": str(root or out), "kill": kill, "torn": int(torn), "fail": fail,
-            "failure": failure, "after": after, "log": str(log), "options": options,
+            "out": str(out), "kill": kill, "number": int(number), "torn": int(torn), "fail": fail, "failure": failure,
+            "after": after, "memory": memory, "log": str(log), "options": options,
         }  # fmt: skip
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
@@ -90,8 +95,11 @@ def _serve(recipe):
     def train(asked, told):
         os.dup2(told, 2)
         sys.stderr = os.fdopen(2, "w")
-        paths = [asked[name].encode() for name in ("root", "log")]
-        disk.disk_arm(paths[0], asked["kill"], asked["torn"], asked["fail"], asked["failure"], paths[1])
+        numbers = [asked[name] for name in ("kill", "number", "torn", "fail", "failure")]
+        disk.disk_arm(asked["out"].encode(), *numbers, asked["log"].encode())
+        if asked["memory"] is not None:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + asked["memory"],) * 2)
         try:
             wrn.train(made, asked["out"], device="cpu", quiet=True, **{"precision": "fp32", **asked["options"]})
             return 0
