@@ -4,6 +4,7 @@ import json as jsonlib
 import shlex
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,7 +70,8 @@ def train(
     if (model is None) != (data is None):
         missing, example = ("--data", "--data digits") if data is None else ("model", "wrn-16-4")
         raise UsageError(f"wrn train: no {missing} named; add {example}, or name neither to train on digits")
-    what = recipe(model or "wrn-16-1", data=data or "digits", recipe=recipe_, **fields_of(flags))
+    named = {"model": "wrn-16-1", "data": "digits"} if model is None else {"model": model, "data": data}
+    what = recipe(**named, recipe=recipe_, **fields_of(flags))
     from wrn.training.session import train as run_training
 
     run_training(
@@ -327,7 +329,10 @@ def main(arguments: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
+    warnings.filterwarnings("ignore", module="PIL")  # of pictures that are then refused, in a line
     try:
+        if strange := [word for word in words if any("\ud800" <= letter <= "\udfff" for letter in word)]:
+            raise UsageError(f"{strange[0]!r}: is not UTF-8; rename the file or folder")
         if words[0] == "--version":
             from wrn import __version__
 

@@ -102,12 +102,20 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path, *fields: str) -> dict[str, Any]:
     """The object that a file holds. Raises wrn.Error for a damaged file and for one that lacks any of the fields."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Error(f"{path}: damaged ({error}); remove it, and run again what made it") from error
     if not isinstance(content, dict) or not content.keys() >= set(fields):
         raise Error(f"{path}: damaged (lacks {' or '.join(fields)}); remove it, and run again what made it")
     return content
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for anything else, however deep it is nested."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def seal_of(content: Any) -> str:
@@ -131,7 +139,7 @@ def read_sealed(path: Path, unsealed: Collection[str] = ()) -> dict[str, Any]:
     A file without a seal, as a person or an older version wrote it, passes if it has none but the fields `unsealed`.
     """
     text = path.read_text(encoding="utf-8")
-    content = json.loads(text)
+    content = parsed(text)
     if not isinstance(content, dict):
         raise ValueError("holds no object")
     as_written = text == _indented(content)  # 1E-5 is not what was written for 1e-5

@@ -130,6 +130,8 @@ class Recipe:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Recipe":
         """The recipe of a `to_dict`. Raises ValueError for unknown fields and for values that make no sense."""
+        if not isinstance(fields, Mapping):
+            raise UsageError(f"recipe {fields!r}: not an object of fields")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
@@ -279,12 +281,12 @@ def _check(recipe: Recipe) -> None:
         "label_noise": (0.0 <= recipe.label_noise < 1.0, "a share in [0, 1)"),
         "val_fraction": (0.0 <= recipe.val_fraction < 1.0, "a share in [0, 1)"),
         "image_size": (
-            recipe.image_size >= 5,
-            "at least 5, so that two halvings leave more than one pixel for BN to see",
+            5 <= recipe.image_size <= 10_000,
+            "at least 5, so that two halvings leave more than one pixel for BN to see, and at most 10,000",
         ),
         "pad": (0 <= recipe.pad < recipe.image_size, "zero or more, and less than the image size"),
-        "epochs": (recipe.epochs >= 1, "at least 1"),
-        "batch_size": (recipe.batch_size >= 1, "at least 1"),
+        "epochs": (1 <= recipe.epochs <= 1_000_000, "at least 1 and at most a million"),
+        "batch_size": (1 <= recipe.batch_size <= 1_000_000, "at least 1 and at most a million"),
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),
         "lr_decay": (0.0 < recipe.lr_decay <= 1.0, "a factor in (0, 1]"),
         "milestones": (

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from wrn.data.catalog import label
 from wrn.errors import Error, MissingError
-from wrn.files import make_folder, read_sealed, write_json, write_sealed, write_text
+from wrn.files import make_folder, parsed, read_sealed, write_json, write_sealed, write_text
 from wrn.recipes import Recipe
 
 
@@ -42,7 +42,10 @@ class Run:
 
     @property
     def recipe_file(self) -> dict[str, Any]:
-        return self._read("recipe.json", "seed", "recipe")
+        content = self._read("recipe.json", "seed", "recipe")
+        if type(content["seed"]) is not int or not isinstance(content["recipe"], dict):
+            raise Error(f"{self.path / 'recipe.json'}: damaged (no seed or no recipe); start over with --fresh")
+        return content
 
     @property
     def begun(self) -> bool:
@@ -205,7 +208,7 @@ class Run:
 
     def _holder(self) -> str:
         try:
-            content = json.loads((self.path / "holder.json").read_text(encoding="utf-8"))
+            content = parsed((self.path / "holder.json").read_text(encoding="utf-8"))
             return f"process {content['process']} on {content['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
@@ -260,7 +263,7 @@ def newest_first(checkpoints: Path) -> list[tuple[int, int, Path]]:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [parsed(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 RESULT = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -14,16 +15,25 @@ from wrn.data import whitening
 from wrn.data.batching import Dataset
 from wrn.data.preprocess import MeanStd, Preprocess
 from wrn.errors import Error, MissingError
-from wrn.files import seal_of, sha256_of
+from wrn.files import parsed, seal_of, sha256_of
 from wrn.models.creation import create_model
 from wrn.recipes import Recipe
 from wrn.runs import WHITENING, Run
 
 _HEADER = "wrn"
-_NEEDED = {
-    "model", "depth_rule", "dropout", "classes", "image_size", "preprocess", "data", "data_fingerprint", "val_fraction",
-    "tensors",
-}  # fmt: skip
+_FIELDS: dict[str, Any] = {
+    "model": str,
+    "depth_rule": str | None,
+    "dropout": float | int,
+    "classes": list,
+    "image_size": int,
+    "preprocess": dict,
+    "data": str,
+    "data_fingerprint": str,
+    "val_fraction": float | int,
+    "tensors": str,
+}
+"""What a header must have to be of use, and of what type."""
 
 
 def save(path: Path, network: nn.Module, data: Dataset, recipe: Recipe, test_error: float) -> None:
@@ -64,11 +74,14 @@ def header_of(path: str | Path) -> dict[str, Any]:
     file = file_of(path)
     try:
         with safe_open(file, "pt") as opened:
-            header = json.loads(opened.metadata()[_HEADER])
+            header = parsed(opened.metadata()[_HEADER])
             if header.pop("seal") != seal_of(header):
                 raise ValueError("its header is not what was written")
-            if missing := _NEEDED - header.keys():
-                raise KeyError(min(missing))
+            for name, kind in _FIELDS.items():
+                if not isinstance(header[name], kind):
+                    raise ValueError(f"{name} is {header[name]!r}")
+            if not all(isinstance(name, str) for name in header["classes"]):
+                raise ValueError("a class has no name")
             return header
     except FileNotFoundError:
         raise MissingError(f"{path}: no such run or model; give the folder that `wrn train` named") from None
@@ -80,15 +93,18 @@ def network_of(path: str | Path) -> nn.Module:
     """The trained network alone, on the CPU, given the run or the file. Raises wrn.Error if it is damaged."""
     header = header_of(path)
     try:
-        network = create_model(
-            header["model"],
-            num_classes=len(header["classes"]),
-            dropout=header["dropout"],
-            drop_path=header.get("drop_path"),
-            drop_path_per=header.get("drop_path_per", "batch"),
-            image_size=header["image_size"],
-            depth_rule=header["depth_rule"],
-        )
+        made = {
+            "name": header["model"],
+            "num_classes": len(header["classes"]),
+            "dropout": header["dropout"],
+            "drop_path": header.get("drop_path"),
+            "drop_path_per": header.get("drop_path_per", "batch"),
+            "image_size": header["image_size"],
+            "depth_rule": header["depth_rule"],
+        }
+        with torch.device("meta"):  # what the header promises takes no memory until the file is seen to hold it
+            _must_hold(file_of(path), create_model(**made).state_dict())
+        network = create_model(**made)
         tensors = load_file(file_of(path))
         if digest(tensors) != header["tensors"]:
             raise Error(f"{path}: damaged (its weights are not what was written); take another copy, or train it again")
@@ -98,6 +114,19 @@ def network_of(path: str | Path) -> nn.Module:
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise Error(f"{path}: the model does not fit its own header ({error}); it was altered") from error
     return network
+
+
+def _must_hold(file: Path, expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if the file's tensors have other names, shapes or types."""
+    types = {torch.float32: "F32", torch.int64: "I64"}
+    with safe_open(file, "pt") as opened:
+        names = set(opened.keys())
+        if names != expected.keys():
+            raise ValueError(f"{min(names ^ expected.keys())} is in one of them alone")
+        for name, tensor in expected.items():
+            found = opened.get_slice(name)
+            if list(found.get_shape()) != list(tensor.shape) or found.get_dtype() != types[tensor.dtype]:
+                raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not {list(tensor.shape)}")
 
 
 def preprocess_of(path: str | Path) -> Preprocess:

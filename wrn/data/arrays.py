@@ -1,5 +1,6 @@
 """A decoded data set: uint8 images in NumPy arrays, as readers make them and the cache keeps them. No torch."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,12 +114,16 @@ def room_for(what: str, count: int, image_size: int) -> npt.NDArray[np.uint8]:
     if memory is not None and size > memory:
         raise Error(
             f"{what}: {count:,} images of {image_size} x {image_size} take {size / 2**30:,.1f} GiB, and this machine "
-            f"has {memory / 2**30:,.1f} GiB of memory; choose a smaller --image-size"
+            f"has {memory / 2**30:,.1f} GiB of memory free; choose a smaller --image-size"
         )
     return np.empty((count, image_size, image_size, 3), np.uint8)
 
 
 def _memory() -> int | None:
+    """Bytes that can be had without swapping."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows

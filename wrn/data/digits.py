@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from wrn.data.arrays import Arrays, Decoded, Progress, Request
+from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
 
 
 class Digits:
@@ -31,7 +31,9 @@ class Digits:
         from sklearn.datasets import load_digits
 
         scans = load_digits()
-        images = np.stack([self._resize(scan) for scan in scans.images])
+        images = room_for("digits", len(scans.images), self.image_size)
+        for number, scan in enumerate(scans.images):
+            images[number] = self._resize(scan)
         labels = scans.target.astype(np.int64)
         place = np.zeros(len(labels), dtype=np.int64)  # a scan's place among those of its class
         for label in range(10):

@@ -6,7 +6,6 @@ splits: data/train-00000-of-00002.parquet, plain_text/test/0000.parquet (after
 huggingface.co/docs/hub/datasets-file-names-and-splits).
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import PIL
 from wrn.data import pictures
 from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
 from wrn.errors import Error, MissingError, UsageError
+from wrn.files import parsed
 from wrn.randomness import key
 
 try:
@@ -328,8 +328,8 @@ def _label_type(kind: Any) -> str:
 def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...]:
     """The names that `datasets` keeps of a ClassLabel, () if there are none that can be told from each other."""
     try:
-        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        names = parsed((metadata or {})[b"huggingface"].decode())["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError):
         return ()
     good = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
     return tuple(names) if good else ()

@@ -1,7 +1,6 @@
 """Pictures to uint8 arrays: any size and mode to RGB squares. No torch."""
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -19,8 +18,6 @@ MOST_PIXELS = 89_478_485  # Pillow's own limit, beyond which it only warns: a qu
 MOST_BYTES = 1 << 28  # of a file in an archive, which comes into memory as a whole
 T = TypeVar("T")
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `opened` refuses instead
-
 
 def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
     """The picture as RGB (image_size, image_size, 3). Raises wrn.Error if it cannot be read to its last byte."""
@@ -29,6 +26,8 @@ def decode(source: bytes | Path, image_size: int) -> npt.NDArray[np.uint8]:
 
 def opened(source: bytes | Path, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of the picture. Raises wrn.Error if it cannot be read to its last byte."""
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise Error("is no file")  # a pipe might keep us waiting for ever
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:

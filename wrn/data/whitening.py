@@ -14,6 +14,7 @@ from wrn.data.arrays import Progress
 from wrn.data.cache import Notice, kept
 from wrn.data.preprocess import WholeImage, contrast_normalised
 from wrn.errors import Error, MissingError, UsageError
+from wrn.files import parsed
 
 BIAS = 0.1  # added to the diagonal of the covariance; pylearn2's filter_bias
 _LARGEST = 64  # side of an image; a matrix for 64 x 64 has 12,288^2 numbers
@@ -94,7 +95,7 @@ def load(path: Path, digest: str | None = None) -> WholeImage:
     """What `save` wrote. Raises wrn.Error if it is missing, damaged, or not the one of that `digest`."""
     try:
         with safe_open(path, "pt") as file:
-            about, names = json.loads(file.metadata()["wrn"]), file.keys()
+            about, names = parsed(file.metadata()["wrn"]), file.keys()
             whitening = WholeImage(contrast=about["contrast"], **{name: file.get_tensor(name) for name in names})
             recorded = about["sha256"]
     except FileNotFoundError:

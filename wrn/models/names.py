@@ -3,12 +3,15 @@
 To add a network: its file, a line in `families.FIXED` (or a function in FAMILIES that reads its names), one in MODELS.
 """
 
+import re
 from collections.abc import Callable
 
 from wrn.errors import UsageError, unknown
 from wrn.models import families
 from wrn.models.families import DepthRule, Spec, blocks_per_group, digits_of, number, wide_resnet_name
 from wrn.paper import rows
+
+_LARGEST = 2_000  # the deepest network in the paper has 1,202 layers
 
 FAMILIES: dict[str, Callable[[str, DepthRule | None], Spec | None]] = {
     "wrn-<depth>-<widen factor>[-b<kernels>], such as wrn-28-10 or wrn-40-2-b313": families.wide_resnet,
@@ -28,7 +31,11 @@ def parse(name: str, depth_rule: DepthRule | None = None) -> Spec:
     """
     if depth_rule not in (None, "true", "nominal"):
         raise unknown("depth rule", str(depth_rule), ["true", "nominal"])
+    if not isinstance(name, str):
+        raise UsageError(f"model {name!r}: not a name")
     written = name.strip().lower().replace("_", "-").replace(" ", "")
+    if any(float(each) > _LARGEST for each in re.findall(r"\d+(?:\.\d+)?", written)):
+        raise UsageError(f"model {name[:100]!r}: depths and widen factors end at {_LARGEST:,}")
     for read in FAMILIES.values():
         if spec := read(written, depth_rule):
             if depth_rule and read is not families.wide_resnet:

@@ -1,12 +1,12 @@
 """The logs of the authors' Lua code, with lines `json_stats: {…}`, and the two of their repository. No torch."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wrn.errors import Error, MissingError
+from wrn.files import parsed
 from wrn.paper import authors_logs
 
 
@@ -45,7 +45,7 @@ def _read(path: Path) -> AuthorsLog:
     for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if text.startswith("json_stats:"):
             try:
-                told = json.loads(text.removeprefix("json_stats:"))
+                told = parsed(text.removeprefix("json_stats:"))
                 lines.append(_epoch(told))
             except (ValueError, KeyError, TypeError) as error:
                 raise Error(f"{path}, line {number}: no line of the authors' log ({error}); leave it out") from error

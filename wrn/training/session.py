@@ -76,6 +76,8 @@ def train(
         "deterministic": deterministic,
     }
     every = seconds_of(checkpoint_every) if isinstance(checkpoint_every, str) else checkpoint_every
+    if keep_every is not None and keep_every < 1:
+        raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     asked: dict[str, Any] = {name: value for name, value in ways.items() if value is not None}
     if not fresh:
         run.must_agree(recipe, seed, asked)
@@ -83,8 +85,6 @@ def train(
             log.line(f"already finished, left alone (--fresh starts over): {outcome.last_line(run)}")
             return run
     run.must_be_free()
-    if keep_every is not None and keep_every < 1:
-        raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     begun = not fresh and run.begun
     execution = recorded(run.env["execution"]) if begun else choose(**asked)
     if execution.could_be_native and native is None and (lacking := unavailable()):
