@@ -34,7 +34,7 @@ def parse(name: str, depth_rule: DepthRule | None = None) -> Spec:
     if not isinstance(name, str):
         raise UsageError(f"model {name!r}: not a name")
     written = name.strip().lower().replace("_", "-").replace(" ", "")
-    if any(float(each) > _LARGEST for each in re.findall(r"\d+(?:\.\d+)?", written)):
+    if any(float(each) > _LARGEST for each in re.findall(r"-(\d+(?:\.\d+)?)", written)):
         raise UsageError(f"model {name[:100]!r}: depths and widen factors end at {_LARGEST:,}")
     for read in FAMILIES.values():
         if spec := read(written, depth_rule):
