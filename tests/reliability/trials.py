@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class Trials:
 
     def close(self):
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait()
 
 
@@ -103,8 +105,11 @@ def _serve(recipe):
         try:
             wrn.train(made, asked["out"], device="cpu", quiet=True, **{"precision": "fp32", **asked["options"]})
             return 0
-        except (Error, OSError, KeyboardInterrupt) as error:
+        except (Error, OSError, KeyboardInterrupt, MemoryError) as error:
             return _failed(error)
+        except BaseException:
+            traceback.print_exc()
+            return 70
 
     for line in sys.stdin:
         asked = json.loads(line)

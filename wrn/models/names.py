@@ -11,7 +11,7 @@ from wrn.models import families
 from wrn.models.families import DepthRule, Spec, blocks_per_group, digits_of, number, wide_resnet_name
 from wrn.paper import rows
 
-_LARGEST = 2_000  # the deepest network in the paper has 1,202 layers
+_LARGEST = 4_000  # the deepest network in the paper has 1,202 layers
 
 FAMILIES: dict[str, Callable[[str, DepthRule | None], Spec | None]] = {
     "wrn-<depth>-<widen factor>[-b<kernels>], such as wrn-28-10 or wrn-40-2-b313": families.wide_resnet,

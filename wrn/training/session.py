@@ -1,5 +1,6 @@
 """`wrn.train`: what must be settled before the loop runs, and what is said when it fails."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,19 +90,19 @@ def train(
     execution = recorded(run.env["execution"]) if begun else choose(**asked)
     if execution.could_be_native and native is None and (lacking := unavailable()):
         log.line(f"{lacking}; training without them is slower")
-    stored = _stored_whitening(run, log) if begun else None
-    data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=stored)
-    if data.train.steps(recipe) == 0:
-        raise Error(
-            f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves "
-            "out the last, smaller batch; lower --batch-size"
-        )
-    master = teacher_of(recipe, teacher, data)
-    identity, environment = _identity(recipe, seed, data, master), runs.environment(execution.to_dict())
-    training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity, environment)
-    with _explaining(execution, log):
-        training.prepare()  # what is refused leaves no folder behind
-    _must_have_room(training)
+    with _explaining(execution, log):  # what is refused here leaves no folder behind
+        stored = _stored_whitening(run, log) if begun else None
+        data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=stored)
+        if data.train.steps(recipe) == 0:
+            raise Error(
+                f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe "
+                "leaves out the last, smaller batch; lower --batch-size"
+            )
+        master = teacher_of(recipe, teacher, data)
+        identity, environment = _identity(recipe, seed, data, master), runs.environment(execution.to_dict())
+        training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity, environment)
+        training.prepare()
+        _must_have_room(training)
     with run.hold():
         run.begin(recipe, seed, fresh)
         if isinstance(data.preprocess, WholeImage) and stored is None:
@@ -164,12 +165,17 @@ def _explaining(execution: Execution, log: Log) -> Iterator[None]:
         raise explained from error
 
 
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "could not create a primitive")  # the last is oneDNN's
+
+
 def _explained(error: Exception, execution: Execution) -> Error | None:
     """What to tell the user of a failure of training; None if it is none of theirs."""
     if isinstance(error, Error):
         return error
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY):
+        wanted = re.search(r"tried to allocate (\d+) bytes", str(error))
+        reason = f"{int(wanted[1]) / 1e6:,.1f} MB more could not be had" if wanted else reason
         return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")
     if "DataLoader worker" in reason:  # torch raises this wherever the training process happens to be
         return Error(
