@@ -96,6 +96,11 @@ def say(text: str) -> None:
     print(f"wrn: {text}", file=Audience(sys.stderr), flush=True)
 
 
+def tell(text: str) -> None:
+    """One line of what takes long, whether or not anybody still reads."""
+    print(text, file=Audience(sys.stdout), flush=True)
+
+
 def leave_quietly() -> None:
     """Hand over what is still to be printed, so that Python does not complain at its end that nobody is there."""
     for stream in (sys.stdout, sys.stderr):

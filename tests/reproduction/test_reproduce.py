@@ -72,6 +72,25 @@ def test_stopped_it_lets_its_runs_save(tmp_path):
     assert json.loads(plans.read_text())["failures"] == {}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_it_passes_on_that_runs_are_to_save_and_minds_neither_hangups_nor_closed_pipes(tmp_path):
+    going = start(tmp_path, "--seeds", "1", "--epochs", "8")
+    going.stdout.close()
+    wait_for(lambda: any(tmp_path.rglob("checkpoints/epoch-0001*")))
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        going.send_signal(number)
+    wait_for(lambda: len(finished(tmp_path)) == 2)
+    assert going.wait(timeout=100) == 0, going.stderr.read()
+    going.stderr.close()
+
+
+def test_a_row_that_is_asked_for_twice_is_run_and_counted_once(run_wrn):
+    code, out, err = run_wrn("reproduce", *SMALL, "wrn-10-1", "--dry-run")
+    assert code == 0, err
+    assert out.count("| wrn-10-1 ") == 1
+    assert "\n6 of 6 runs to do" in out
+
+
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
     choice = plan.choose(
         "table4-small", data="digits", rows=("wrn-10-1", "wrn-16-1"), fields={"epochs": 1, "labels": 200}

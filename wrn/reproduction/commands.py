@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from wrn.display import tell
 from wrn.errors import Error, UsageError
 from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option
 
@@ -41,7 +42,7 @@ def reproduce(
     how = How(device, workers, root, threads_each(jobs))
     if dry_run:
         show_plan(choice, out, jobs, how, print)
-    elif not run_reproduction(choice, out, jobs, how, lambda words: print(words, flush=True)):
+    elif not run_reproduction(choice, out, jobs, how, tell):
         raise Error(f"{experiment}: some runs failed; the table says why, and the same command tries them again")
 
 
@@ -68,7 +69,7 @@ def tune(
         raise UsageError(f"--trials {trials}: must be at least 1")
     fields = {"recipe": recipe, **fields_of(flags)}
     how = How(device, workers, root)
-    found = tune_dropout(model, data, fields, trials, seed, precision, out, how, lambda words: print(words, flush=True))
+    found = tune_dropout(model, data, fields, trials, seed, precision, out, how, tell)
     print(f"{what} {found:g} has the lowest validation error; wrn train {model} --data {data} --dropout {found:g}")
 
 

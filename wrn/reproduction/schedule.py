@@ -16,7 +16,7 @@ from wrn.hardware import cores
 from wrn.recipes import Recipe, recipe
 from wrn.reproduction.plan import Job
 from wrn.runs import Run
-from wrn.training.interruption import Interrupted
+from wrn.training.interruption import Interrupted, handled, undisturbed
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,30 @@ class _Running:
     since: float
 
 
+@undisturbed()
 def run_all(
     jobs: Sequence[Job], at_once: int, how: How, say: Callable[[str], None], failed: dict[str, str] | None = None
 ) -> dict[str, str]:
     """Run what is not finished; returns why runs failed, by their names, which also come into `failed` as they do.
 
     A teacher is trained before who needs it. SIGINT and SIGTERM are passed on: the runs save and end, and Interrupted
-    is raised. If this process is killed the runs are too (on Linux), and continue from their last checkpoint the next
-    time.
+    is raised. So is SIGUSR1, on which they save and go on. If this process is killed the runs are too (on Linux), and
+    continue from their last checkpoint the next time.
     """
     waiting = [job for job in jobs if not Run(job.path).finished]
     running: list[_Running] = []
     failed = {} if failed is None else failed
-    passed_on, total = 0, len(jobs)
+    came: list[int] = []  # signals to end by
+    total = len(jobs)
     done = total - len(waiting)
-    with _signals() as came:
+    with _signals() as noted:
         while waiting or running:
-            for number in came[passed_on:]:
-                waiting.clear()
+            while noted:
                 for each in running:
-                    each.process.send_signal(number)
-                passed_on += 1
+                    each.process.send_signal(noted[0])
+                if (number := noted.pop(0)) in (signal.SIGINT, signal.SIGTERM):
+                    waiting.clear()
+                    came.append(number)
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
                 done += 1
@@ -150,17 +153,11 @@ def _in_words(ended: _Running, why: str | None, stopped: bool) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """While open, note SIGINT and SIGTERM in the list."""
+    """While open, note in the list the signals that the runs heed."""
     noted: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: noted.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+    with handled({number: lambda number, _: noted.append(number) for number in numbers}):
         yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def threads_each(at_once: int) -> int | None:

@@ -48,24 +48,26 @@ class Interruption:
 
 @contextmanager
 def interruption(every: float | None = None) -> Iterator[Interruption]:
-    """While open, note signals instead of dying of them. Outside the main thread Python forbids it: do nothing."""
+    """While open, note signals instead of dying of them."""
     noted = Interruption(every)
     handlers: dict[signal.Signals, Any] = {signal.SIGINT: noted._stop, signal.SIGTERM: noted._stop}
     if hasattr(signal, "SIGUSR1"):  # Slurm sends it before the time is up: #SBATCH --signal=USR1@120
         handlers[signal.SIGUSR1] = noted._ask
-    with _handled(handlers):
+    with handled(handlers):
         yield noted
 
 
 @contextmanager
-def hangups_ignored() -> Iterator[None]:
-    """While open, the end of the terminal is not the end of the process."""
-    with _handled({signal.SIGHUP: lambda *_: None} if hasattr(signal, "SIGHUP") else {}):
+def undisturbed() -> Iterator[None]:
+    """While open, the end of the terminal is not the end of the process, nor SIGUSR1 where there is nothing to save."""
+    numbers = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+    with handled(dict.fromkeys(numbers, lambda *_: None)):
         yield
 
 
 @contextmanager
-def _handled(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+def handled(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    """While open, these handlers of signals; outside the main thread, where Python forbids it, those from before."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -24,14 +24,14 @@ from wrn.native.library import unavailable
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import checkpoint, outcome
-from wrn.training.interruption import hangups_ignored, interruption
+from wrn.training.interruption import interruption, undisturbed
 from wrn.training.loop import Training
 from wrn.training.objective import must_do_without_teacher
 from wrn.training.precision import Execution, Memory, choose, recorded
 from wrn.training.teacher import bare, named, teacher_of
 
 
-@hangups_ignored()
+@undisturbed()
 def train(
     recipe: Recipe,
     out: str | Path | None = None,
