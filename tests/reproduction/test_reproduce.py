@@ -76,10 +76,9 @@ def test_stopped_it_lets_its_runs_save(tmp_path):
 def test_it_passes_on_that_runs_are_to_save_and_minds_neither_hangups_nor_closed_pipes(tmp_path):
     going = start(tmp_path, "--seeds", "1", "--epochs", "8")
     going.stdout.close()
-    wait_for(lambda: any(tmp_path.rglob("checkpoints/epoch-0001*")))
+    wait_for(lambda: list(tmp_path.glob("runs/digits/*/seed0/checkpoints/epoch-0001*")))
     for number in (signal.SIGHUP, signal.SIGUSR1):
         going.send_signal(number)
-    wait_for(lambda: len(finished(tmp_path)) == 2)
     assert going.wait(timeout=100) == 0, going.stderr.read()
     going.stderr.close()
 
