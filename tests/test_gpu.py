@@ -5,6 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 import wrn
+from wrn.data.loader import Resident
+from wrn.training.loop import gradient_norm
+from wrn.training.optim import is_fused, skip_unless_finite
 from wrn.training.precision import choose
 from wrn.training.readings import Readings
 
@@ -45,14 +48,16 @@ def test_no_step_waits_for_the_gpu():
     data, network = wrn.dataset(recipe, device="cuda"), execution.place(wrn.network_of(recipe, 10, seed=0)).train()
     learnt, optimizer = wrn.objective(network, recipe, autocast=execution.autocast), wrn.optimizer(network, recipe)
     learnt.start_epoch(1)
-    readings, losses = Readings("cuda"), []
+    readings, losses = Readings("cuda", may_run_ahead=is_fused(optimizer)), []
     try:
         for step, (images, labels) in enumerate(data.train.batches(recipe, seed=0, epoch=1), 1):
             loss, logits = learnt(execution.arrange(images), labels)
             wrong = (logits.argmax(1) != labels).sum()
-            losses += [each.loss for each in readings.add(step, loss, wrong, len(labels))]
             optimizer.zero_grad()
             loss.backward()
+            norm = gradient_norm(optimizer)
+            skip_unless_finite(optimizer, norm)
+            losses += [each.loss for each in readings.add(step, loss, norm, wrong, len(labels))]
             optimizer.step()
             torch.cuda.set_sync_debug_mode("error")  # from the second step on
     finally:
@@ -60,3 +65,29 @@ def test_no_step_waits_for_the_gpu():
     losses += [each.loss for each in readings.rest()]
     assert len(losses) == data.train.steps(recipe)
     assert losses[-1] < losses[0]
+
+
+def test_deterministic_runs_have_the_same_bits(tmp_path):
+    recipe = wrn.recipe("wrn-10-2", data="digits", epochs=2, augment="flip-crop", dropout=0.1)
+    runs = [
+        wrn.train(recipe, tmp_path / name, device="cuda", deterministic=True, quiet=True) for name in ("one", "other")
+    ]
+    assert (runs[0].path / "model.safetensors").read_bytes() == (runs[1].path / "model.safetensors").read_bytes()
+    assert runs[0].result["bit_exact"] is True
+    other = wrn.train(recipe, tmp_path / "usual", device="cuda", quiet=True)
+    assert other.result["determinism"] == "not bit-exact: cuda without --deterministic"
+
+
+def test_a_poisoned_batch_moves_no_weight_although_it_is_read_late(tmp_path, monkeypatch):
+    """The steps after it are queued before its loss is known; nothing of them is saved."""
+    real = Resident.batches
+
+    def poisoned(self, recipe, *, seed, epoch, start=0):
+        for step, (images, labels) in enumerate(real(self, recipe, seed=seed, epoch=epoch, start=start), start + 1):
+            yield (images * float("nan") if (epoch, step) == (2, 3) else images), labels
+
+    monkeypatch.setattr(Resident, "batches", poisoned)
+    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=3)
+    with pytest.raises(wrn.Error, match=r"epoch 2, learning rate .*: the loss of step 3 is nan"):
+        wrn.train(recipe, tmp_path / "run", device="cuda", quiet=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-0001-step-000000"]

@@ -1,8 +1,11 @@
 """SGD against the formulas of SPEC 3.1, in float64."""
 
+import pytest
 import torch
 
 import wrn
+from wrn.training.loop import gradient_norm
+from wrn.training.optim import skip_unless_finite
 
 
 def test_three_steps_equal_the_formula():
@@ -63,3 +66,18 @@ def test_momentum_is_forgotten_only_at_drops_and_only_where_the_recipe_says_so()
             assert optimizer.param_groups[0]["lr"] == recipe.lr_at(epoch)
             gone = not any(s["momentum_buffer"].any() for s in optimizer.state.values())
             assert gone == (forgets and recipe.drops_at(epoch))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.0])
+def test_a_fused_step_is_left_out_if_its_gradient_is_not_finite(value):
+    """torch's fused kernel for CPUs heeds the same word as that for GPUs, where nobody waits to ask."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
+    for gradient in (torch.ones(3), torch.tensor([1.0, value, 1.0])):
+        weight.grad = gradient
+        before = weight.detach().clone(), [state["momentum_buffer"].clone() for state in sgd.state.values()]
+        skip_unless_finite(sgd, gradient_norm(sgd))
+        sgd.step()
+    moved = not torch.equal(weight, before[0])
+    assert moved == (value == 1.0)
+    assert torch.equal(sgd.state[weight]["momentum_buffer"], before[1][0]) != moved

@@ -19,6 +19,7 @@ from wrn.data.loader import Resident
 from wrn.files import read_sealed, write_sealed
 from wrn.runs import newest_first
 from wrn.training import checkpoint
+from wrn.training.loop import Training
 
 FAST = ("train", "wrn-10-1", "--data", "digits", "--device", "cpu")
 
@@ -223,6 +224,25 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(finished, tmp
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-0001-step-000000"]
     wrn.train(finished.recipe, tmp_path / "run", seed=4, device="cpu", quiet=True)
     assert same(weights(tmp_path / "run"), weights(finished.path))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_its_step(finished, tmp_path, monkeypatch):
+    """The loss is finite, one number of one gradient is not; the next step would have hidden where it came from."""
+    real, backward = Training.prepare, []
+
+    def poisoned(training):
+        real(training)
+
+        def spoil(gradient):
+            backward.append(1)
+            return gradient.index_fill(0, torch.tensor([0]), float("inf")) if len(backward) == 17 else gradient
+
+        training.network.fc.bias.register_hook(spoil)
+
+    monkeypatch.setattr(Training, "prepare", poisoned)
+    with pytest.raises(wrn.Error, match=r"epoch 2, learning rate 0\.02: the gradient of step 5 is inf"):
+        wrn.train(finished.recipe, tmp_path / "run", seed=4, device="cpu", quiet=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-0001-step-000000"]
 
 
 @pytest.mark.parametrize("how", ["flipped bit", "truncated", "no json", "json changed"])
