@@ -55,6 +55,8 @@ RECIPES: dict[str, Named] = {
             "milestones": (),
             "epochs": 50,
             "label_smoothing": 0.1,
+            "batch_size": 64,
+            "pad": 2,
         },
     ),
     "vgg": Named(

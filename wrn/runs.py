@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from wrn.data.catalog import label
 from wrn.errors import Error, MissingError
-from wrn.files import make_folder, parsed, read_sealed, write_json, write_sealed, write_text
+from wrn.files import make_folder, parsed, read_sealed, remove_folder, write_json, write_sealed, write_text
 from wrn.recipes import Recipe
 
 
@@ -107,10 +107,10 @@ class Run:
 
     def begin(self, recipe: Recipe, seed: int, fresh: bool) -> None:
         """Make the folder this run's, emptied of an earlier run's files if `fresh`."""
-        if fresh and (self.path / "recipe.json").exists():
+        if fresh and self._is_a_run:
             for name in FILES:  # only what a run writes: never a stranger's file
                 part = self.path / name
-                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+                remove_folder(part) if part.is_dir() else part.unlink(missing_ok=True)
         else:
             self.must_agree(recipe, seed, {})
         if not self._is_a_run:

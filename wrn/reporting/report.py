@@ -199,9 +199,11 @@ def _told(path: Path) -> dict[str, Any]:
         state = f"{run.result['test_error']:.2f}"
     else:
         state = "running" if run.held_by() else f"stopped after epoch {len(run.metrics)} of {made.epochs}"
+    inexact = run.finished and run.result.get("bit_exact") is False
+    how = f"{execution.get('device', '')} {execution.get('precision', '')}{', not bit-exact' if inexact else ''}"
     return {
         "recipe": f"{made.recipe}{' but ' + changes if changes else ''}",
-        "how": f"{execution.get('device', '')} {execution.get('precision', '')}".strip(),
+        "how": how.strip(),
         "versions": versions.get("torch", ""),
         "state": state,
         "finished": run.finished,
