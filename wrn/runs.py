@@ -102,8 +102,17 @@ class Run:
 
     def _strangers(self) -> set[str]:
         """Names of what lies here and is not of a run that was killed before it had a recipe."""
-        scratch = {path.name for name in _OURS for path in self.path.glob(f".{name}.*")}
-        return {path.name for path in self.path.iterdir()} - _LOCKS - scratch
+        return {path.name for path in self.path.iterdir()} - _LOCKS - {path.name for path in self._scratch()}
+
+    def _scratch(self) -> list[Path]:
+        """What a process that was killed while it wrote one of our files left behind."""
+        return [path for name in _OURS for path in self.path.glob(f".{name}.*")]
+
+    def tidy(self) -> None:
+        """Remove what a process left behind that was killed just after it had finished the run."""
+        if self._scratch() or (self.path / "lock").exists():
+            with contextlib.suppress(OSError), self.hold():
+                pass
 
     def begin(self, recipe: Recipe, seed: int, fresh: bool) -> None:
         """Make the folder this run's, emptied of an earlier run's files if `fresh`."""
@@ -176,9 +185,8 @@ class Run:
             self.must_be_free()
             lock.acquire()  # it has just ended
         try:
-            for name in _OURS:  # of a process that was killed while it wrote one
-                for scratch in self.path.glob(f".{name}.*"):
-                    shutil.rmtree(scratch, ignore_errors=True)
+            for scratch in self._scratch():
+                shutil.rmtree(scratch, ignore_errors=True)
             write_json(self.path / "holder.json", {"process": os.getpid(), "host": platform.node()})
             yield
         finally:

@@ -32,7 +32,7 @@ def rendered(kept):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         book = Path(folder) / "book.jsonl"
-        words = ["-q", "-m", "not gpu", "tests/reliability"]
+        words = ["-q", "-m", "not gpu", "tests/reliability", "--ignore", "tests/reliability/test_page.py"]
         environment = {**os.environ, "WRN_RELIABILITY": str(book)}
         done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False)
         if done.returncode:

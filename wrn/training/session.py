@@ -83,6 +83,7 @@ def train(
     if not fresh:
         run.must_agree(recipe, seed, asked)
         if run.finished:
+            run.tidy()
             log.line(f"already finished, left alone (--fresh starts over): {outcome.last_line(run)}")
             return run
     run.must_be_free()
