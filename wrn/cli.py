@@ -15,7 +15,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from wrn.benchmark.commands import BENCH_COMMANDS, bench
-from wrn.display import leave_quietly
+from wrn.display import have_streams, leave_quietly
 from wrn.errors import Error, UsageError, unknown
 from wrn.options import (
     Aug,
@@ -326,6 +326,7 @@ GROUPS = {"data": DATA_COMMANDS, "bench": BENCH_COMMANDS}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 130/143 interrupted."""
+    have_streams()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
@@ -336,7 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
         if words[0] == "--version":
             from wrn import __version__
 
-            print(f"wrn {__version__}")
+            print(f"wrn {__version__}", flush=True)
             return 0
         commands, program = COMMANDS, "wrn"
         if words[0] in GROUPS:
@@ -353,6 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
             args=words,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+        sys.stdout.flush()  # what cannot be printed is a failure too, but where nobody reads any more
     except (Error, OSError, KeyboardInterrupt, MemoryError) as error:
         if debug:
             traceback.print_exc()

@@ -36,7 +36,7 @@ class Bar:
 
 
 class Audience:
-    """Standard output that may go away, as a closed terminal or the end of `| head` does: nothing minds."""
+    """Standard output that may go away, as a closed terminal or the end of `| head` does: training does not mind."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -97,12 +97,23 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """One line of what takes long, whether or not anybody still reads."""
-    print(text, file=Audience(sys.stdout), flush=True)
+    """Print what takes long to come by, whether or not anybody still reads. Raises OSError where it does not fit."""
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        print(text, flush=True)
+
+
+def have_streams() -> None:
+    """Give a process that was begun without output (`>&-`) one that leads nowhere, so that no file takes its number."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+            setattr(sys, name, os.fdopen(number, "w"))
 
 
 def leave_quietly() -> None:
-    """Hand over what is still to be printed, so that Python does not complain at its end that nobody is there."""
+    """Drop what could not be printed, so that Python does not try again at its end and complain."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

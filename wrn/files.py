@@ -85,7 +85,9 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
-        raise (OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error) from error
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 

@@ -42,10 +42,7 @@ class Run:
 
     @property
     def recipe_file(self) -> dict[str, Any]:
-        content = self._read("recipe.json", "seed", "recipe")
-        if type(content["seed"]) is not int or not isinstance(content["recipe"], dict):
-            raise Error(f"{self.path / 'recipe.json'}: damaged (no seed or no recipe); start over with --fresh")
-        return content
+        return self._read("recipe.json", "seed", "recipe")
 
     @property
     def begun(self) -> bool:
@@ -72,15 +69,17 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary an epoch."""
         self._must_be_a_run()
-        path = self.path / "metrics.jsonl"
+        path, checkpoint = self.path / "metrics.jsonl", self._checkpoint()
+        saved = [] if checkpoint is None else checkpoint["progress"]["metrics"]
         if not path.exists():
-            return []
+            return saved
         try:
-            return _metrics(path)
+            there = _metrics(path)
         except ValueError as error:
-            if (checkpoint := self._checkpoint()) is not None:
-                return checkpoint["progress"]["metrics"]
+            if saved:
+                return saved
             raise Error(f"{path}: damaged ({error}); start over with --fresh") from None
+        return saved if _differ(there, saved) else there
 
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
         """Raise wrn.Error, touching nothing, if something else than this recipe's run, so computed, lies here."""
@@ -134,26 +133,29 @@ class Run:
         remarks = []
         for name, content in files.items():
             try:
-                if read_sealed(self.path / name, _UNSEALED[name]) == content:
-                    continue
-                why = "damaged"
+                why = None
+                there = read_sealed(self.path / name, _UNSEALED[name])
+                if not there:
+                    raise ValueError("is empty")
             except FileNotFoundError:
-                why = "gone"
+                why, there = "gone", {}
             except ValueError:
-                why = "damaged"
-            write_sealed(self.path / name, content)
-            remarks.append(f"{self.path / name}: {why}; written again from the newest checkpoint")
+                why, there = "damaged", {}
+            if there != content:  # which env.json may do undamaged, if a process was killed before it saved anything
+                write_sealed(self.path / name, content)
+            if why:
+                remarks.append(f"{self.path / name}: {why}; written again from the newest checkpoint")
         try:
-            there = _metrics(self.path / "metrics.jsonl")
-            damaged = any(here != other for here, other in zip(metrics, there, strict=False))
+            lines = _metrics(self.path / "metrics.jsonl")
+            why = "damaged" if _differ(lines, metrics) else None
         except FileNotFoundError:
-            there, damaged = [], False
+            lines, why = [], "gone" if len(metrics) > 1 else None  # it is written just after the first checkpoint
         except ValueError:
-            there, damaged = [], True
-        if damaged:
-            remarks.append(f"{self.path / 'metrics.jsonl'}: damaged; written again from the newest checkpoint")
-        if there != metrics:
+            lines, why = [], "damaged"
+        if lines != metrics:
             self.write_metrics(metrics)
+        if why:
+            remarks.append(f"{self.path / 'metrics.jsonl'}: {why}; written again from the newest checkpoint")
         return remarks
 
     def note_environment(self, now: dict[str, Any], before: dict[str, Any] | None, epoch: int, step: int) -> list[str]:
@@ -166,6 +168,8 @@ class Run:
             return []
         changed = differences(before, now)
         if not changed:
+            if before.get("keep_every") != now["keep_every"]:
+                write_sealed(self.path / "env.json", before | {"keep_every": now["keep_every"]})
             return []
         told = f"after epoch {epoch}, step {step}: {', '.join(changed)}"
         write_sealed(self.path / "env.json", now | {"changes": [*before.get("changes", []), told]})
@@ -241,6 +245,7 @@ class Run:
             content = read_sealed(self.path / name, _UNSEALED[name])
             if not content.keys() >= set(fields):
                 raise ValueError(f"lacks {' or '.join(fields)}")
+            must_be_sound(name, content)
             return content
         except (FileNotFoundError, ValueError) as error:
             checkpoint = self._checkpoint()
@@ -256,22 +261,51 @@ class Run:
         """What the newest checkpoint with an undamaged description says; None if there is none."""
         for _, _, path in newest_first(self.path / "checkpoints"):
             with contextlib.suppress(OSError, ValueError):
-                return read_sealed(path / CHECKPOINT)
+                return read_checkpoint(path)
         return None
 
 
 def newest_first(checkpoints: Path) -> list[tuple[int, int, Path]]:
     """(epoch, step, path) of a run's checkpoints: ordered by epoch and step, never by the clock."""
-    found = []
-    for path in checkpoints.glob("epoch-*-step-*"):
-        _, epoch, _, step = path.name.split("-")
-        if epoch.isdigit() and step.isdigit():
-            found.append((int(epoch), int(step), path))
-    return sorted(found, reverse=True)
+    named = [(re.fullmatch(r"epoch-(\d+)-step-(\d+)", path.name), path) for path in checkpoints.glob("epoch-*")]
+    return sorted(((int(match[1]), int(match[2]), path) for match, path in named if match), reverse=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: progress, identity, files, sha256. Raises ValueError if it was not ours."""
+    content = read_sealed(path / CHECKPOINT)
+    for name in ("progress", "identity", "files", "sha256"):
+        if not isinstance(content.get(name), dict):
+            raise ValueError(f"has no {name}")
+    metrics = content["progress"].get("metrics")
+    if not isinstance(metrics, list) or not all(isinstance(line, dict) and "epoch" in line for line in metrics):
+        raise ValueError("has no metrics")
+    if not all(type(value) in (int, float) for name, value in content["progress"].items() if name != "metrics"):
+        raise ValueError("has something else than numbers for its progress")
+    for name, file in content["files"].items():
+        if name not in ("recipe.json", "env.json") or not isinstance(file, dict):
+            raise ValueError(f"has a file {name!r}")
+        must_be_sound(name, file)
+    return content
+
+
+def must_be_sound(name: str, content: dict[str, Any]) -> None:
+    """Raise ValueError where a field of a run's file is of a type that none of ours is."""
+    for field, kind in _KINDS[name].items():
+        if field in content and not (isinstance(content[field], kind) and not isinstance(content[field], bool)):
+            raise ValueError(f"{field} is {content[field]!r}")
+
+
+def _differ(lines: list[dict[str, Any]], saved: list[dict[str, Any]]) -> bool:
+    """Whether epochs that both know are told otherwise."""
+    return any(line != other for line, other in zip(lines, saved, strict=False))
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    return [parsed(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [parsed(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
+        raise ValueError("has a line without an epoch")
+    return lines
 
 
 RESULT = (
@@ -283,9 +317,20 @@ RESULT = (
 """The fields of `result.json`."""
 
 _ENV = (
-    "versions", "platform", "processor", "cores", "execution", "world_size", "git_commit", "code", "command", "changes",
+    "versions", "platform", "processor", "gpu", "cores", "execution", "world_size", "git_commit", "code", "command",
+    "keep_every", "changes",
 )  # fmt: skip
 _UNSEALED = {"recipe.json": ("seed", "recipe"), "env.json": _ENV, "result.json": RESULT}
+
+_NUMBER, _NUMBER_OR_NONE = (int, float), (int, float, type(None))
+_KINDS: dict[str, dict[str, Any]] = {
+    "recipe.json": {"seed": int, "recipe": dict},
+    "env.json": {"versions": dict, "execution": dict, "changes": list},
+    "result.json": {
+        "test_error": _NUMBER, "test_error_is": str, "seconds": _NUMBER, "images_per_second": _NUMBER_OR_NONE,
+        "peak_memory": _NUMBER_OR_NONE, "best_test_error": _NUMBER_OR_NONE, "model_sha256": str,
+    },
+}  # fmt: skip
 
 CHECKPOINT = "checkpoint.json"
 """The description of a checkpoint, beside its tensors."""
@@ -317,19 +362,21 @@ def default_path(recipe: Recipe, seed: int, out: str | Path = "runs") -> Path:
     return Path(out) / folder / f"{recipe.model}-{recipe.hash}" / f"seed{seed}"
 
 
-def environment(execution: dict[str, Any]) -> dict[str, Any]:
-    """What `env.json` holds: versions, machine, how the run computes, the code's commit, the command."""
+def environment(execution: dict[str, Any], gpu: str | None = None, keep_every: int | None = None) -> dict[str, Any]:
+    """What `env.json` holds: versions, machine, how the run computes and what it keeps, the code, the command."""
     packages = ("wrn", "torch", "numpy", "pillow", "safetensors", "scikit-learn")
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "platform": platform.platform(),
         "processor": processor(),
+        "gpu": gpu,
         "cores": os.cpu_count(),
         "execution": execution,
         "world_size": 1,
         "git_commit": _git_commit(),
         "code": code(),
         "command": ["wrn", *sys.argv[1:]] if Path(sys.argv[0]).stem in ("wrn", "__main__") else sys.argv,
+        "keep_every": keep_every,
         "changes": [],
     }
 
@@ -340,8 +387,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     def telling(env: dict[str, Any]) -> dict[str, Any]:
         names = ("torch", "numpy", "pillow", "scikit-learn")
         facts = {name: env.get("versions", {}).get(name) for name in names}
-        facts |= {"processor": env.get("processor"), "world size": env.get("world_size")}
-        return facts | {"code": env.get("code", "")[:8]} | env.get("execution", {})
+        facts |= {"processor": env.get("processor"), "gpu": env.get("gpu"), "world size": env.get("world_size")}
+        return facts | {"code": str(env.get("code"))[:8]} | env.get("execution", {})
 
     there, here = telling(before), telling(now)
     return [f"{name} {there[name]} -> {here[name]}" for name in there if name in here and there[name] != here[name]]

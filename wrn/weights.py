@@ -80,8 +80,9 @@ def header_of(path: str | Path) -> dict[str, Any]:
             for name, kind in _FIELDS.items():
                 if not isinstance(header[name], kind):
                     raise ValueError(f"{name} is {header[name]!r}")
-            if not all(isinstance(name, str) for name in header["classes"]):
-                raise ValueError("a class has no name")
+            for name in (header["data"], *header["classes"]):
+                if not isinstance(name, str) or not name.isprintable():  # it is shown in terminals
+                    raise ValueError(f"a name is {name!r}")
             return header
     except FileNotFoundError:
         raise MissingError(f"{path}: no such run or model; give the folder that `wrn train` named") from None
@@ -134,7 +135,11 @@ def preprocess_of(path: str | Path) -> Preprocess:
     constants = header_of(path)["preprocess"]
     if "whitening" in constants:
         return whitening.load(file_of(path).with_name(WHITENING), constants["whitening"])
-    return MeanStd(**constants)
+    numbers = [constants.get(name) for name in ("mean", "std")]
+    for each in numbers:
+        if not isinstance(each, list) or len(each) != 3 or not all(isinstance(value, (int, float)) for value in each):
+            raise Error(f"{path}: its preprocessing is {constants}, not mean and std of three channels; it was altered")
+    return MeanStd(*numbers)
 
 
 def file_of(path: str | Path) -> Path:

@@ -135,6 +135,7 @@ def places(root, run, whitened):
     for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png"):
         file(f"pictures/{name}")(_png())
     (here / "cifar").mkdir()
+    file("batches/cifar-10-batches-py/test_batch")(b"harmless")
     svhn_source = here / "svhn.mat"
     labels = np.zeros(1, np.int64), np.zeros((1, 32, 32, 3), np.uint8)
     return {
@@ -154,7 +155,9 @@ def places(root, run, whitened):
             file("pictures/train/a/1.png"), lambda: wrn.dataset(f"folder:{here}/pictures", image_size=8)
         ),
         "an archive of pictures": (file("p.tar.gz"), lambda: wrn.dataset(f"folder:{here}/p.tar.gz", image_size=8)),
-        "a Parquet file": (file("p/train.parquet"), lambda: wrn.dataset(f"parquet:{here}/p", image_size=8)),
+        "a Parquet file": (
+            file("p/train.parquet"), lambda: wrn.dataset(f"parquet:{here}/p", image_size=8, val_fraction=0.3)
+        ),
         "CIFAR's archive": (
             file("cifar/cifar-10-binary.tar.gz"), lambda: wrn.dataset("cifar10", root=here / "cifar")
         ),
@@ -173,7 +176,7 @@ def places(root, run, whitened):
             wrn.recipe("wrn-10-1", data="digits", teacher=str(here / "teacher.safetensors")), here / "t", quiet=True)),
         "the authors' log": (file("log.txt"), lambda: authors_log.read([here / "log.txt"])),
         "a report's plan": (file("runs/plans/x.json"), lambda: html_page(here / "runs", here / "page.html")),
-        "a report's benchmark": (file("runs/bench/x.json"), lambda: html_page(here / "runs", here / "page.html")),
+        "a report's benchmark": (file("other/bench/x.json"), lambda: html_page(here / "other", here / "page.html")),
     }  # fmt: skip
 
 

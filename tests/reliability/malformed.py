@@ -5,12 +5,12 @@ grew by, and whether what lay there before still does.
 """
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import os
 import random
-import resource
 import shutil
 import struct
 import sys
@@ -77,6 +77,7 @@ MODELS = {
     "our header is a list": tensors({"__metadata__": {"wrn": "[]"}}),
     "promises a giant": model(model="wrn-9994-9999"),
     "promises a wide one": model(model="wrn-10-9999"),
+    "promises long blocks": model(model="wrn-3001-1-b" + "1" * 8000),
     "promises no network": model(model="../../etc/passwd"),
     "promises a number": model(model=5),
     "a billion classes": model(classes={"a": 1}),
@@ -85,6 +86,9 @@ MODELS = {
     "size of a house": model(image_size=1 << 40),
     "no mean": model(preprocess={}),
     "whitening elsewhere": model(preprocess={"whitening": "../../x"}),
+    "half of a letter": model(classes=["\ud800", "b"]),
+    "writes into the terminal": model(classes=["\x1b]0;mine\x07", "b"]),
+    "four channels": model(preprocess={"mean": [0] * 4, "std": [1] * 4}),
     "dropout of 7": model(dropout=7),
     "only one tensor": model(),
 }
@@ -118,6 +122,7 @@ def pictures():
         "PNG of a terapixel": png_of(1 << 20, 1 << 20),
         "PNG of 100 megapixels": png_of(10_000, 10_000),
         "PNG of no width": png_of(0, 5),
+        "PNG of a line": png_of(100_000, 1),
         "GIF cut short": picture("GIF", (64, 64), "P")[:40],
         "BMP cut short": picture("BMP", (64, 64))[:100],
         "TIFF cut short": picture("TIFF", (64, 64))[:60],
@@ -129,12 +134,31 @@ def pictures():
     }
 
 
+class HardLink(str):
+    """The name of a member that another one is to be."""
+
+
+def long_named(size):
+    """An archive whose one member has a name of so many bytes, packed."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, size
+    file = io.BytesIO()
+    with gzip.open(file, "wb", 1) as packed:
+        packed.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(size // 1_000_000):
+            packed.write(b"a" * 1_000_000)
+    return file.getvalue()
+
+
 def tar_of(members, kind="w:gz"):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=kind) as archive:
         for name, content in members:
             member = tarfile.TarInfo(name)
-            if isinstance(content, str):
+            if isinstance(content, HardLink):
+                member.type, member.linkname = tarfile.LNKTYPE, content
+                archive.addfile(member)
+            elif isinstance(content, str):
                 member.type, member.linkname = tarfile.SYMTYPE, content
                 archive.addfile(member)
             else:
@@ -158,6 +182,8 @@ def archives():
         "absolute names": tar_of([("/tmp/wrn-escaped/train/a/1.png", good)]),
         "links out": tar_of([("train/a/1.png", "/etc/passwd"), ("train/b/1.png", "/etc/hostname")]),
         "a zip": zipped.getvalue(),
+        "a link to nothing": tar_of([("train/a/1.png", good), ("train/b/1.png", HardLink("train/a/none.png"))]),
+        "a name of 200 MB": long_named(200_000_000),
         "a bad picture": tar_of([("train/a/1.png", b"no"), ("train/b/1.png", good), ("test/a/1.png", good)]),
     }
 
@@ -209,6 +235,7 @@ def cases(root, run):
             file = root / f"{kind}.tar.gz" if kind == "folder" else root / "data" / "train.parquet"
             file.write_bytes(content)
             words = ["train", "wrn-10-1", "--data", f"{kind}:{file}", "--epochs", "1", "--out", root / "out"]
+            words += ["--val-fraction", "0.3"]
             yield f"{kind}: {name}", words, run
     flags = ["train", "wrn-10-1", "--data", "digits", "--epochs", "1", "--device", "cpu", "--labels", "96"]
     for file in RUN_FILES[:2]:
@@ -245,6 +272,12 @@ def content_of(folder):
     }
 
 
+def peak_memory():
+    """The most bytes that this process had since the peak was begun anew."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+
+
 def main(root):
     import torch
 
@@ -262,7 +295,8 @@ def main(root):
     for what, words, stays in cases(root, run):
         before = content_of(stays) if stays else None
         out, err = io.StringIO(), io.StringIO()
-        clock, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        clock, peak = time.process_time(), peak_memory()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = command([str(word) for word in words])
@@ -273,7 +307,7 @@ def main(root):
             "code": code,
             "said": err.getvalue(),
             "seconds": time.process_time() - clock,
-            "bytes": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak),
+            "bytes": peak_memory() - peak,
             "kept": stays is None or content_of(stays) == before,
         }
         print(json.dumps(told), flush=True)

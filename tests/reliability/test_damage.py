@@ -124,6 +124,37 @@ def test_a_damaged_newest_checkpoint_and_files_beside_it(run, tmp_path, run_wrn)
         assert (there / name).read_bytes() == (run.path / name).read_bytes()
 
 
+def test_a_copy_beside_the_checkpoints_does_no_harm(run, tmp_path):
+    there = shutil.copytree(run.path, tmp_path / "run")
+    newest = there / "checkpoints" / "epoch-0003-step-000000"
+    shutil.copytree(newest, newest.with_name(f"{newest.name}-backup"))
+    newest.with_name("epoch-9999-step-000000").write_text("no folder")
+    (there / "result.json").unlink()
+    wrn.train(wrn.recipe(**RECIPE), there, device="cpu", quiet=True)
+    assert (there / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
+
+
+def test_what_is_kept_for_good_stays_when_it_is_not_asked_for_again(tmp_path):
+    recipe = wrn.recipe(**RECIPE)
+    run = wrn.train(recipe, tmp_path / "run", device="cpu", keep_every=1, quiet=True)
+    for name in ("result.json", "checkpoints/epoch-0003-step-000000/checkpoint.json"):
+        (run.path / name).unlink()
+    wrn.train(recipe, run.path, device="cpu", quiet=True)
+    kept = sorted(path.name[:10] for path in (run.path / "checkpoints").glob("epoch-*"))
+    assert kept == ["epoch-0001", "epoch-0002", "epoch-0003"]
+
+
+def test_metrics_of_a_finished_run_are_compared_with_its_checkpoint(run, tmp_path):
+    there = shutil.copytree(run.path, tmp_path / "run")
+    text = (there / "metrics.jsonl").read_text()
+    for content in (text.replace('"epoch": 2', '"epoch": 6'), text[: len(text) // 2], None):
+        (there / "metrics.jsonl").unlink()
+        if content is not None:
+            (there / "metrics.jsonl").write_text(content)
+        assert wrn.Run(there).metrics == run.metrics
+        (there / "metrics.jsonl").write_text(text)
+
+
 def test_a_damaged_model_given_by_its_path(run, tmp_path, run_wrn):
     content = bytearray((run.path / "model.safetensors").read_bytes())
     content[-100] ^= 16

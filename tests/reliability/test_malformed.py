@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,12 @@ import wrn
 from tests.reliability import malformed
 from wrn import weights
 from wrn.data import pictures
-from wrn.files import seal_of
+from wrn.files import read_sealed, seal_of, write_sealed
 from wrn.recipes import Recipe
+from wrn.runs import differences
 from wrn.training import checkpoint
+from wrn.training.outcome import last_line
+from wrn.training.precision import recorded
 
 
 def test_malformed_inputs(tmp_path, survived):
@@ -68,7 +72,7 @@ def mutated_bytes(draw, content):
 
 
 def survives(use):
-    """Whether it did what it should, or was refused in words."""
+    """Whether it did what it should, or was refused in words. Whatever else it raises fails the test with its place."""
     with contextlib.suppress(wrn.Error, OSError):
         use()
     return True
@@ -102,8 +106,8 @@ def run_files(draw, count, run, folder):
                 content.pop("seal", None)
                 content |= {"seal": seal_of(content)}
             (other.path / name).write_text(json.dumps(content, indent=2) + "\n")
-        yield lambda: (other.recipe, other.seed)
-        yield lambda: (other.env, other.result, other.metrics)
+        yield lambda: (other.recipe, other.seed, other.metrics)
+        yield lambda: (recorded(other.env["execution"]), differences(other.env, run.env), last_line(other))
         (other.path / name).write_bytes(before)
 
 
@@ -127,12 +131,25 @@ def models(draw, count, run, folder):
 
 
 def checkpoints(draw, count, run, folder):
-    source = run.path / "checkpoints" / "epoch-0001-step-000000" / "checkpoint.json"
-    target = folder / "epoch-0001-step-000000"
-    target.mkdir()
-    for _ in range(count):
-        (target / "checkpoint.json").write_bytes(mutated_bytes(draw, source.read_bytes()))
-        yield lambda: is_refused(lambda: checkpoint._checked(target))
+    """Bytes of the description, which is then refused; and what a forger may seal, which is refused or gone on from."""
+    source = run.path / "checkpoints" / "epoch-0001-step-000000"
+    target = folder / "checkpoints" / source.name
+    shutil.copytree(source, target)
+    checkpoint._checked(target)  # as it is it is good
+    recipe = run.recipe
+    trained = wrn.objective(wrn.network_of(recipe, 10, seed=0), recipe).trained
+    optimizer = wrn.optimizer(trained, recipe)
+    for number in range(count):
+        if number % 2:
+            (target / "checkpoint.json").write_bytes(mutated_bytes(draw, (source / "checkpoint.json").read_bytes()))
+            yield lambda: is_refused(lambda: checkpoint._checked(target))
+        else:
+            content = mutated_value(draw, read_sealed(source / "checkpoint.json"))
+            write_sealed(target / "checkpoint.json", content if isinstance(content, dict) else {})
+            yield lambda: checkpoint.load_newest(target.parent, trained, optimizer, {})
+            if not target.exists():
+                shutil.rmtree(folder / "checkpoints" / f"damaged-{source.name}")
+                shutil.copytree(source, target)
 
 
 def is_refused(check):

@@ -39,7 +39,7 @@ def test_it_is_stored_once_and_named_by_checkpoints_and_model(finished):
     for path in finished.path.rglob("*.safetensors"):
         with safe_open(path, "pt") as file:
             matrices += [path.name for name in file.keys() if file.get_tensor(name).numel() == 768**2]  # noqa: SIM118
-    assert matrices == ["whitening.safetensors"]
+    assert matrices == ["whitening.safetensors"] * 3, "the run's, and a copy in each checkpoint"
 
 
 def test_it_is_there_before_the_first_checkpoint(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_damaged_one_is_fitted_again_and_told_from_another_by_the_checkpoints(
     assert (code, err.count("\n")) == (1, 1)
     assert "not the whitening that the model was trained with" in err
     (run / "result.json").unlink()
-    wrn.train(RECIPE, run, device="cpu", precision="fp32", quiet=True)  # the same is fitted: the run goes on
+    wrn.train(RECIPE, run, device="cpu", precision="fp32", quiet=True)  # from the newest checkpoint's copy
     assert whitening.load(file).digest == finished.result["preprocess"]["whitening"]
 
     other = whitening.fit(np.random.default_rng(0).integers(0, 256, (900, 16, 16, 3), np.uint8), lambda *told: None)

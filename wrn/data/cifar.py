@@ -9,7 +9,6 @@ called.
 import codecs
 import io
 import pickle
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from wrn.data import archives
 from wrn.data.arrays import Arrays, Decoded, Progress, Request
 from wrn.data.download import Remote, described, digest_of, fetched, remotes
 from wrn.errors import Error, MissingError
@@ -222,14 +222,12 @@ def _members(path: Path, folder: str, wanted: set[str], limit: int) -> dict[str,
                 if (file := path / name).is_file() and file.stat().st_size <= limit:
                     members[name] = file.read_bytes()
         else:
-            with tarfile.open(path) as archive:
-                for member in archive:
+            with archives.opened(path) as archive:
+                for member in archives.members(archive):
                     name = member.name.removeprefix("./").removeprefix(f"{folder}/")
                     if name in wanted and member.isfile() and member.size <= limit:
-                        content = archive.extractfile(member)
-                        assert content is not None
-                        members[name] = content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+                        members[name] = archives.content(archive, member, limit)
+    except archives.DAMAGE as error:
         raise _unexpected(path, f"{described(path) if path.is_file() else 'a folder'}: {error}") from error
     if missing := wanted - members.keys():
         raise _unexpected(path, f"no {min(missing)}, or one larger than it can be")

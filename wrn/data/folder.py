@@ -1,10 +1,8 @@
 """`folder:PATH`: your own pictures in train/CLASS/* and test/CLASS/*, or a tar (.gz, .bz2, .xz) of that. No torch."""
 
 import hashlib
-import lzma
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from wrn.data import pictures
+from wrn.data import archives, pictures
 from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
 from wrn.data.cache import Notice
 from wrn.data.listing import Files, Listing, fingerprint_of, packed
@@ -44,7 +42,7 @@ class Folder:
             entries, self._prefix = _list_archive(path) if self._is_archive else (_list_folder(path), "")
         except FileNotFoundError:
             raise MissingError(f"folder:{path}: there is nothing at that path; give a folder or a tar file") from None
-        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        except archives.DAMAGE as error:
             raise Error(f"folder:{path}: cannot be listed: {error}; give a folder or a tar file") from error
         self._stamps = {name: stamp for name, stamp in entries.items() if stamp is not None}
         self.train, self.test, self.classes = self._sort(entries)
@@ -132,7 +130,7 @@ class Folder:
         contents = self._read_archive(set(place)) if self._is_archive else self._read_folder(place)
         with ThreadPoolExecutor(workers) as pool:  # Pillow lets go of the interpreter while it decodes
             done = 0
-            while chunk := list(islice(contents, 64 * workers)):
+            while chunk := list(islice(contents, (4 if self._is_archive else 64) * workers)):  # read ahead
                 list(pool.map(lambda item: decode_one(*item), chunk))
                 done += len(chunk)
                 progress(f"decoding {self.path.name}", done, len(place))
@@ -163,16 +161,15 @@ class Folder:
 
     def _read_archive(self, names: set[str]) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
         """Members in the archive's order, read one by one: nothing is extracted."""
-        with tarfile.open(self.path) as archive:
-            for member in archive:
-                name = _clean(member.name).removeprefix(self._prefix)
-                if name in names:
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    if member.size > pictures.MOST_BYTES:
-                        raise Error(f"folder:{self.path}: {name} is {member.size / 1e6:,.0f} MB; no picture is")
-                    content = file.read()
-                    yield name, lambda content=content: content  # type: ignore[misc]
+        try:
+            with archives.opened(self.path) as archive:
+                for member in archives.members(archive):
+                    name = _clean(member.name).removeprefix(self._prefix)
+                    if name in names:
+                        content = archives.content(archive, member, pictures.MOST_BYTES)
+                        yield name, lambda content=content: content  # type: ignore[misc]
+        except archives.DAMAGE as error:
+            raise Error(f"folder:{self.path}: damaged ({error}); get it again") from error
 
 
 def _list_folder(root: Path) -> dict[str, tuple[int, int] | None]:
@@ -198,8 +195,8 @@ def _raise_unless_missing(error: OSError) -> None:
 
 def _list_archive(path: Path) -> tuple[dict[str, tuple[int, int] | None], str]:
     """Entries as of a folder, and the folder inside the archive that holds them all, if there is one."""
-    with tarfile.open(path) as archive:
-        members = archive.getmembers()
+    with archives.opened(path) as archive:
+        members = list(archives.members(archive))
     prefix = _prefix(members)
     stamp = path.stat().st_mtime_ns
     entries = {

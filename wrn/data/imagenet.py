@@ -6,7 +6,6 @@ train/n01440764/*.JPEG … and val/n01440764/*.JPEG …, or val/ILSVRC2012_val_0
 
 import os
 import re
-import tarfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from wrn.data import archives
 from wrn.data.arrays import Progress, Request
 from wrn.data.cache import Notice, kept
 from wrn.data.catalog import DATASETS
@@ -178,11 +178,11 @@ def _devkit(root: Path) -> list[str]:
 
 def _read_archive(path: Path) -> dict[str, bytes]:
     contents = {}
-    with tarfile.open(path) as archive:
-        for member in archive:
+    with archives.opened(path) as archive:
+        for member in archives.members(archive):
             name = member.name.removeprefix("./").removeprefix(f"{_DEVKIT}/")
-            if name in (_TRUTH, _META) and member.size < 1 << 24 and (file := archive.extractfile(member)):
-                contents[name] = file.read()
+            if name in (_TRUTH, _META):
+                contents[name] = archives.content(archive, member, 1 << 21)
     return contents
 
 

@@ -15,7 +15,8 @@ from wrn.errors import Error
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 89_478_485  # Pillow's own limit, beyond which it only warns: a quarter of a GiB decoded
-MOST_BYTES = 1 << 28  # of a file in an archive, which comes into memory as a whole
+MOST_BYTES = 1 << 26  # of a file in an archive, which comes into memory as a whole
+_LONGEST = 1000  # sides to one
 T = TypeVar("T")
 
 
@@ -32,6 +33,8 @@ def opened(source: bytes | Path, use: Callable[[Image.Image], T]) -> T:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many; make it smaller")
+            if max(image.size) > _LONGEST * min(image.size):  # its shorter side is what is brought to size
+                raise ValueError(f"{image.width} x {image.height} pixels are a line; crop it")
             image.load()
             return use(image)
     except UnidentifiedImageError:

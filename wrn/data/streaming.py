@@ -205,7 +205,9 @@ def _explained(why: str, pictures: Pictures) -> Error | None:
 def _prepare(worker: int) -> None:  # noqa: ARG001
     """Begin a worker process. Only the training process may decide when it stops: see `_end_if_told`."""
     warnings.simplefilter("ignore")  # of damaged EXIF data, which nobody looks at
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):  # training survives them
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     trainer = multiprocessing.parent_process()  # not always the system's parent: there are servers that fork for it
     if hasattr(signal, "sigwaitinfo") and trainer is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

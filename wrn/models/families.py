@@ -71,8 +71,9 @@ def wide_resnet(name: str, depth_rule: DepthRule | None) -> Spec | None:
         return None
     depth, widen_factor = int(match["depth"]), float(match["widen"])
     kernels = digits_of(match["kernels"] or "33")
-    if not set(kernels) <= {1, 3}:
-        raise UsageError(f"model {name!r}: a block is made of 1x1 and 3x3 convolutions; write b followed by 1s and 3s")
+    if not set(kernels) <= {1, 3} or len(kernels) > 9:
+        what = "a block is made of 1x1 and 3x3 convolutions"
+        raise UsageError(f"model {name[:100]!r}: {what}; write b followed by one to nine 1s and 3s")
     if int(16 * widen_factor) < 1:
         raise UsageError(f"model {name!r}: widen factor {widen_factor:g} leaves no channels; use at least 0.0625")
     blocks = _choose_blocks(name, depth, widen_factor, kernels, depth_rule)

@@ -13,7 +13,5 @@ if __name__ == "__main__":
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.environ.get("WRN_PARENT") != str(os.getppid()):  # it was killed before that
             sys.exit(1)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it has something to save
     sys.argv[0] = "wrn"
     sys.exit(main())

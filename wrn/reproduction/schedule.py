@@ -121,14 +121,15 @@ def _started(job: Job, how: How) -> _Running:
     if how.threads is not None:
         environment["OMP_NUM_THREADS"] = str(how.threads)
     told = tempfile.TemporaryFile()  # noqa: SIM115  # it is read when the process has ended
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wrn.reproduction.child", *command(job, how)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # it is in the run's train.log
-        stderr=told,
-        env=environment,
-        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we pass it on
-    )
+    with handled({signal.SIGUSR1: signal.SIG_IGN} if hasattr(signal, "SIGUSR1") else {}):  # until it can save
+        process = subprocess.Popen(
+            [sys.executable, "-m", "wrn.reproduction.child", *command(job, how)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # it is in the run's train.log
+            stderr=told,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we pass it on
+        )
     return _Running(job, process, told, time.monotonic())
 
 

@@ -16,20 +16,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wrn.errors import Error
-from wrn.files import read_sealed, remove_folder, sealed, sha256_of, write_whole
-from wrn.runs import CHECKPOINT, newest_first
+from wrn.files import remove_folder, sealed, sha256_of, write_whole
+from wrn.runs import CHECKPOINT, newest_first, read_checkpoint
 
 KEEP = 2
 _TENSORS = "tensors.safetensors"
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)  # what reading a damaged file raises
+_DAMAGE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, SafetensorError)
+"""What reading a damaged checkpoint raises. A disk that fails for now is none: that ends the command, not them."""
 
 
 @dataclass(frozen=True)
 class Belongings:
-    """What a checkpoint belongs to. identity: what must be the same where it is continued. files: the run's own."""
+    """What a checkpoint belongs to, and keeps a copy of."""
 
-    identity: dict[str, Any]
-    files: dict[str, Any] = field(default_factory=dict)  # by their names, as JSON
+    identity: dict[str, Any]  # what must be the same where it is continued
+    files: dict[str, Any] = field(default_factory=dict)  # the run's own, by their names, as JSON
+    copies: tuple[Path, ...] = ()  # and as they are
 
 
 @dataclass
@@ -102,7 +104,14 @@ def save(
     def write(temporary: Path) -> None:
         temporary.mkdir()
         save_file(tensors, temporary / _TENSORS)
-        content = {"progress": asdict(progress), "sha256": sha256_of(temporary / _TENSORS), **asdict(belongings)}
+        for path in belongings.copies:
+            shutil.copyfile(path, temporary / path.name)
+        content = {
+            "progress": asdict(progress),
+            "identity": belongings.identity,
+            "files": belongings.files,
+            "sha256": {path.name: sha256_of(path) for path in sorted(temporary.iterdir())},
+        }
         (temporary / CHECKPOINT).write_text(sealed(content), encoding="utf-8", newline="\n")
 
     write_whole(target, write)
@@ -111,8 +120,10 @@ def save(
     except _DAMAGE as error:
         _set_aside(target)
         raise Error(f"{target}: reads back as something else ({error}); check the disk") from error
+    # That of the epoch selected before this one too: should this be damaged, it is what training goes on from
+    selected = {progress.selected, Progress(metrics=progress.metrics[:-1]).selected}
     for epoch, step, old in newest_first(folder)[KEEP:]:
-        stays = step == 0 and (epoch == progress.selected or (keep_every and epoch % keep_every == 0))
+        stays = step == 0 and (epoch in selected or (keep_every and epoch % keep_every == 0))
         if not stays:
             remove_folder(old)
 
@@ -133,6 +144,7 @@ def load_newest(
         try:
             content = _checked(path)
             progress, tensors = Progress(**content["progress"]), load_file(path / _TENSORS)
+            _must_fit(tensors, model)
         except _DAMAGE as error:
             aside = _set_aside(path)
             remarks.append(f"checkpoint {path}: damaged ({error}); set aside as {aside.name}")
@@ -202,10 +214,27 @@ def _load(tensors: dict[str, Tensor], model: nn.Module) -> None:
 
 def _checked(path: Path) -> dict[str, Any]:
     """What the checkpoint says, if its files are what was written."""
-    content = read_sealed(path / CHECKPOINT)
-    if sha256_of(path / _TENSORS) != content["sha256"]:
-        raise ValueError(f"{_TENSORS} does not have its recorded hash")
+    content = read_checkpoint(path)
+    for name in {_TENSORS, *content["sha256"]}:
+        if Path(name).name != name or sha256_of(path / name) != content["sha256"][name]:
+            raise ValueError(f"{name} does not have its recorded hash")
     return content
+
+
+def _must_fit(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise ValueError for tensors that are not those of this network, or an optimiser's for its parameters."""
+    expected, parameters = model.state_dict(), dict(model.named_parameters())
+    for name in expected.keys() | tensors.keys():
+        known = expected.get(name)
+        kind, _, rest = name.partition(".")
+        if known is None and kind == "optimizer":
+            known = parameters.get(rest.partition("/")[0])
+            if known is not None and tensors[name].numel() == 1:  # a count of steps
+                continue
+        if known is None or name not in tensors or tensors[name].shape != known.shape:
+            raise ValueError(f"its {name} is not that of this network")
+        if tensors[name].dtype != known.dtype:
+            raise ValueError(f"its {name} is of type {tensors[name].dtype}")
 
 
 def _set_aside(path: Path) -> Path:

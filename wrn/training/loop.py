@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrn import runs
 from wrn.data.batching import Dataset
 from wrn.display import Bar, Log
 from wrn.errors import Error
@@ -135,12 +136,12 @@ class Training:
         for each in readings:
             for what, value in (("loss", each.loss), ("gradient", each.gradient_norm)):
                 if not math.isfinite(value):
-                    raise self.not_finite(epoch, f"{what} of step {each.step}", value)
+                    raise self.not_finite(epoch, f"{what} of step {each.step}", value, each.step - 1)
             progress.read(each.loss, each.wrong, each.images)
 
-    def not_finite(self, epoch: int, what: str, value: float) -> Error:
-        """The end of a run that diverged."""
-        rate = self.recipe.lr_at(epoch)
+    def not_finite(self, epoch: int, what: str, value: float, done: int = 0) -> Error:
+        """The end of a run that diverged, after so many steps of the epoch."""
+        rate = self.recipe.lr_at(epoch, done / self.data.train.steps(self.recipe))
         return Error(
             f"epoch {epoch}, learning rate {rate:g}: the {what} is {value}; nothing was saved since it was finite; "
             "lower --lr or use --precision fp32"
@@ -162,7 +163,8 @@ class Training:
     def save(self, progress: Progress) -> None:
         """One checkpoint of this instant."""
         files = {"recipe.json": self.run.recipe_file, "env.json": self.run.env}
-        belongings = Belongings(self.identity, files)
+        whitening = self.run.path / runs.WHITENING
+        belongings = Belongings(self.identity, files, (whitening,) if whitening.exists() else ())
         checkpoint.save(self.checkpoints, self.objective.trained, self.optimizer, progress, belongings, self.keep_every)
         self.interrupt.saved()
 

@@ -179,4 +179,4 @@ def last_line(run: Run) -> str:
     result = run.result
     command = "uv run wrn" if "UV" in os.environ else "wrn"  # uv says so to what it runs
     use = f"run {run.path}; use it: {command} predict {run.path} IMAGE"
-    return f"test error {result['test_error']:.2f}% ({result['test_error_is']}); {use}"
+    return f"test error {result['test_error']:.2f}% ({result.get('test_error_is', 'of an older version')}); {use}"

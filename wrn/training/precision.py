@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class Execution:
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(self.deterministic)
         if torch.device(self.device).type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -91,6 +91,13 @@ class Execution:
         how = ", compiled" if self.compile else ", native" if self.native else ""
         also = (", low memory" if self.memory == "low" else "") + (", deterministic" if self.deterministic else "")
         return f"{where}, {self.precision}{how}{also}"
+
+    @property
+    def gpu(self) -> str | None:
+        """What computes, if it is a GPU, and cuDNN's version: other ones add in another order."""
+        if torch.device(self.device).type != "cuda":
+            return None
+        return f"{torch.cuda.get_device_name(self.device)}, cuDNN {torch.backends.cudnn.version()}"
 
     @property
     def promise(self) -> str | None:
@@ -146,6 +153,11 @@ def recorded(fields: dict[str, Any]) -> Execution:
     """The execution of an `env.json`. Raises ValueError if its device is not on this machine."""
     try:
         execution = Execution(**fields)
+        for name, kind in get_type_hints(Execution).items():
+            if type(value := getattr(execution, name)) is not (kind if isinstance(kind, type) else str):
+                raise TypeError(f"{name} is {value!r}")
+        if execution.threads < 1:
+            raise TypeError(f"threads is {execution.threads}")
     except TypeError as error:
         raise Error(f"env.json: damaged, or of another version ({error}); start over with --fresh") from error
     _known_device(execution.device)

@@ -92,6 +92,7 @@ def train(
     if execution.could_be_native and native is None and (lacking := unavailable()):
         log.line(f"{lacking}; training without them is slower")
     with _explaining(execution, log):  # what is refused here leaves no folder behind
+        execution.apply()  # what is fitted to the data depends on the number of threads
         stored = _stored_whitening(run, log) if begun else None
         data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=stored)
         if data.train.steps(recipe) == 0:
@@ -100,7 +101,9 @@ def train(
                 "leaves out the last, smaller batch; lower --batch-size"
             )
         master = teacher_of(recipe, teacher, data)
-        identity, environment = _identity(recipe, seed, data, master), runs.environment(execution.to_dict())
+        keep_every = keep_every or (run.env.get("keep_every") if begun else None)
+        environment = runs.environment(execution.to_dict(), execution.gpu, keep_every)
+        identity = _identity(recipe, seed, data, master)
         training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity, environment)
         training.prepare()
         _must_have_room(training)
@@ -123,24 +126,35 @@ def _identity(recipe: Recipe, seed: int, data: Dataset, teacher: nn.Module | Non
 
 
 def _stored_whitening(run: Run, log: Log) -> WholeImage | None:
-    """The whitening that the run began with. A damaged one is fitted again; checkpoints tell if that is the same."""
-    if not (run.path / runs.WHITENING).exists():
-        return None
-    try:
-        return whitening.load(run.path / runs.WHITENING)
-    except Error as error:
-        log.line(f"{error}; fitting it again")
-        return None
+    """The whitening that the run began with: its own file's or, if that is damaged or gone, a checkpoint's copy of it.
+
+    Where there is none it is fitted again, and checkpoints tell if that is the same.
+    """
+    own = run.path / runs.WHITENING
+    for path in [own, *(path / runs.WHITENING for _, _, path in runs.newest_first(run.path / "checkpoints"))]:
+        if path.exists():
+            try:
+                found = whitening.load(path)
+            except Error as error:
+                log.line(str(error).partition(";")[0])
+                continue
+            if path != own:
+                log.line(f"{own}: damaged or gone; written again from {path.parent.name}")
+                write_whole(own, partial(shutil.copyfile, path))
+            return found
+    return None
 
 
 def _must_have_room(training: Training) -> None:
     """Raise wrn.Error if the disk has too little room for what the run is to leave there."""
     path = training.run.path
-    there = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
     images, classes = len(training.data.test), len(training.data.classes)
-    checkpoints = (checkpoint.KEEP + 1) * checkpoint.size_of(training.objective.trained, training.optimizer)
-    needed = checkpoints + sum(tensor.nbytes for tensor in training.network.state_dict().values())
-    needed += images * classes * 4 + _SMALL_FILES - there
+    preprocess = sum(tensor.nbytes for tensor in training.data.preprocess.buffers())
+    each = checkpoint.size_of(training.objective.trained, training.optimizer) + preprocess
+    kept = training.recipe.epochs // training.keep_every if training.keep_every else 0
+    there = [folder for _, _, folder in runs.newest_first(path / "checkpoints")]
+    needed = max(checkpoint.KEEP + 1 + kept - len(there), 1) * each + preprocess + images * classes * 4 + _SMALL_FILES
+    needed += sum(tensor.nbytes for tensor in training.network.state_dict().values())
     free = shutil.disk_usage(next(folder for folder in [path, *path.absolute().parents] if folder.exists())).free
     if needed > free:
         raise Error(
