@@ -27,7 +27,7 @@ SMALL = [
 )
 def test_a_signal_while_it_saves(trials, whole, tmp_path, survived, number, code):
     """It finishes the step, saves, and says how to go on; or it saves and goes on; or it does not mind."""
-    every = list(the_second_save(trials, tmp_path / "logged"))[:: 4 if code else 8]
+    every = list(the_second_save(trials, tmp_path / "logged"))[:: 6 if code else 9]
     for operation in every:
         out = tmp_path / f"signal{operation}"
         ended = trials.run(out, kill=operation, number=number)
@@ -45,7 +45,7 @@ def test_saved_within_epochs_and_killed_there(trials, whole, tmp_path):
     counted = trials.run(tmp_path / "often", checkpoint_every=1e-9)
     assert counted.operations > 2 * whole[1].operations
     assert (tmp_path / "often" / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
-    for operation in range(30, counted.operations, 23):
+    for operation in range(30, counted.operations, 61):
         out = tmp_path / f"kill{operation}"
         assert trials.run(out, kill=operation, checkpoint_every=1e-9).code == -signal.SIGKILL
         goes_on_as_if_nothing_had_happened(trials, out, whole[0])
@@ -73,11 +73,10 @@ def test_out_of_memory_says_what_to_lower(trials, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
-@pytest.mark.parametrize("reader", ["head -n 1", "true"])
-def test_nobody_reads_what_it_prints(tmp_path, reader):
+def test_nobody_reads_what_it_prints(tmp_path):
     """`wrn train … | head -1`: training goes on to its end, and its log is whole."""
     command = " ".join(map(str, [*SMALL, "--out", tmp_path / "run"]))
-    shell = f"{command} 2> {tmp_path}/said | {reader} > {tmp_path}/read; echo ${{PIPESTATUS[0]}}"
+    shell = f"{command} 2> {tmp_path}/said | head -n 1 > {tmp_path}/read; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
     assert (tmp_path / "said").read_text() == ""
     assert done.stdout == "0\n"
