@@ -1,4 +1,4 @@
-"""Pickle gadgets in every file that we read: `python -m tests.reliability.hostile FOLDER`.
+"""Pickle gadgets in every file that we read: `python -m tests.reliability.hostile FOLDER EVERY` (1: all of them).
 
 Prints a line of JSON: how many were read, and what an audit hook saw that no reader of files has any business with.
 The gadgets are written by hand, byte by byte, so that nothing is run by making them.
@@ -225,7 +225,7 @@ class Watch:
         return isinstance(path, (str, os.PathLike)) and not os.path.realpath(path).startswith((*self.allowed, "/dev/"))
 
 
-def main(root):
+def main(root, every):
     os.environ["WRN_CACHE_DIR"] = str(root / "cache")
     import wrn
     from wrn.errors import Error
@@ -248,9 +248,9 @@ def main(root):
     Path(CANARY).unlink()
     watch.seen.clear()
 
-    count, refused = 0, 0
+    chosen, count, refused = GADGETS[::every], 0, 0
     for put, use in read.values():
-        for number, gadget in enumerate(GADGETS):
+        for number, gadget in enumerate(chosen):
             watch.on = False
             put(WRAPS[number % 3](raw(gadget)))
             watch.on = True
@@ -260,9 +260,9 @@ def main(root):
                 refused += 1
             count += 1
     watch.on = False
-    told = {"gadgets": len(GADGETS), "places": len(read), "read": count, "refused": refused, "heard": heard}
+    told = {"gadgets": len(chosen), "places": len(read), "read": count, "refused": refused, "heard": heard}
     print(json.dumps(told | {"seen": watch.seen[:20], "canary": os.path.lexists(CANARY)}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
