@@ -42,6 +42,7 @@ FORBIDDEN = {
     "recipes.py": {"torch", "wrn.training", "wrn.runs", "wrn.reporting"},
     "named_recipes.py": {"torch", "wrn.recipes", "wrn.models", "wrn.training", "wrn.runs", "wrn.reporting"},
     "runs.py": {"torch", "wrn.training", "wrn.reporting"},
+    "environment.py": {"torch", "wrn.recipes", "wrn.runs", "wrn.training", "wrn.reporting"},
     "data/catalog.py": {"torch"},
     "models/names.py": {"torch"},
     "models/families.py": {"torch"},

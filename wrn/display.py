@@ -109,6 +109,7 @@ def have_streams() -> None:
             opened = os.open(os.devnull, os.O_WRONLY)
             if opened != number:
                 os.dup2(opened, number)
+                os.close(opened)
             setattr(sys, name, os.fdopen(number, "w"))
 
 

@@ -218,7 +218,7 @@ class Watch:
         if event in self.WRITES:
             folder = [each for each in arguments[1:] if isinstance(each, int) and each >= 0]
             above = Path(f"/proc/self/fd/{folder[-1]}").readlink() if folder and "/" not in str(arguments[0]) else ""
-            return self._is_elsewhere(os.path.join(above, arguments[0]))  # noqa: PTH118
+            return self._is_elsewhere(Path(above, arguments[0]))
         return event == "open" and self._is_elsewhere(arguments[0]) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
 
     def _is_elsewhere(self, path):
@@ -248,19 +248,17 @@ def main(root, every):
     Path(CANARY).unlink()
     watch.seen.clear()
 
-    chosen, count, refused = GADGETS[::every], 0, 0
+    chosen, count = GADGETS[::every], 0
     for put, use in read.values():
         for number, gadget in enumerate(chosen):
             watch.on = False
             put(WRAPS[number % 3](raw(gadget)))
             watch.on = True
-            try:
+            with contextlib.suppress(Error, OSError, pickle.UnpicklingError, ValueError):
                 use()
-            except (Error, OSError, pickle.UnpicklingError, ValueError):
-                refused += 1
             count += 1
     watch.on = False
-    told = {"gadgets": len(chosen), "places": len(read), "read": count, "refused": refused, "heard": heard}
+    told = {"gadgets": len(chosen), "places": len(read), "read": count, "heard": heard}
     print(json.dumps(told | {"seen": watch.seen[:20], "canary": os.path.lexists(CANARY)}))
 
 

@@ -282,7 +282,6 @@ def main(root):
     import torch
 
     import wrn
-    from wrn import inference, prediction, recipes  # noqa: F401
     from wrn.cli import main as command
 
     run = root / "good"
@@ -290,6 +289,7 @@ def main(root):
     wrn.train(recipe, run, device="cpu", quiet=True)
     for folder in ("model", "data"):
         (root / folder).mkdir()
+    wrn.load(run)  # what commands import late is not theirs to pay for
     os.chdir(root)
     torch.set_num_threads(1)
     for what, words, stays in cases(root, run):

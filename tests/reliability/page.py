@@ -13,7 +13,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from wrn.runs import processor
+from wrn.environment import processor
 
 ROOT = Path(__file__).parents[2]
 KEPT, PAGE = ROOT / "results" / "reliability.json", ROOT / "docs" / "reliability.md"

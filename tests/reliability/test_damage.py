@@ -1,5 +1,6 @@
 """Bits that flip and files that end too early: each is detected and named, and the checkpoint before is used."""
 
+import os
 import random
 import shutil
 
@@ -9,6 +10,7 @@ import wrn
 from tests.reliability.trials import RECIPE
 from wrn import weights
 from wrn.files import read_sealed
+from wrn.runs import _UNSEALED
 from wrn.training import checkpoint
 
 
@@ -92,8 +94,6 @@ def test_truncated_models(run, tmp_path, survived):
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["recipe.json", "env.json", "result.json"])
 def test_every_bit_of_a_small_file(run, tmp_path, survived, name, step):
-    from wrn.runs import _UNSEALED
-
     file = tmp_path / name
     before, found = (run.path / name).read_bytes(), 0
     bits = range(0, 8 * len(before), step)
@@ -167,8 +167,6 @@ def test_a_damaged_model_given_by_its_path(run, tmp_path, run_wrn):
 
 def test_the_clock_does_not_order_checkpoints(run, tmp_path):
     """The oldest file is the newest checkpoint."""
-    import os
-
     there = shutil.copytree(run.path, tmp_path / "run")
     for number, path in enumerate(sorted((there / "checkpoints").iterdir(), reverse=True)):
         os.utime(path, (10_000 * number, 10_000 * number))

@@ -12,6 +12,7 @@ import pytest
 import wrn
 from tests.reliability.checks import goes_on_as_if_nothing_had_happened, the_second_save
 from tests.reliability.trials import Trials
+from wrn.files import read_sealed, write_sealed
 from wrn.runs import newest_first
 
 SMALL = [
@@ -165,8 +166,6 @@ def test_another_build_or_machine_is_told_and_marked(trials, tmp_path):
 
 def change_env(path, versions):
     """Another version in the file, as if a process with it had written it."""
-    from wrn.files import read_sealed, write_sealed
-
     content = read_sealed(path, ())
     env = content["files"]["env.json"] if "files" in content else content
     env["versions"] |= versions

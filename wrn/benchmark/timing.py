@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from wrn.environment import processor
 from wrn.errors import UsageError
 from wrn.hardware import free_memory_as_usual, keep_freed_memory
 from wrn.models.complexity import describe
-from wrn.runs import processor
 
 Contestant = Callable[[], None]
 """One step of the work to be timed; whatever it computes is done when it returns."""

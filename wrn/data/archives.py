@@ -4,11 +4,13 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _LONGEST_HEADER = 1 << 20  # bytes; names and the like, which tarfile reads as a whole
 _MOST_MEMBERS = 20_000_000
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE
+)  # fmt: skip
 DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, KeyError, OSError)
 """What reading a damaged archive raises; KeyError of a link that leads nowhere."""
 
@@ -17,22 +19,14 @@ class _Member(tarfile.TarInfo):
     """One whose header is of sensible length."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        is_header = self.type not in (*tarfile.REGULAR_TYPES, *_WITHOUT_CONTENT)
-        if is_header and self.size > _LONGEST_HEADER:
+        if self.type in _HEADERS and self.size > _LONGEST_HEADER:
             raise tarfile.ReadError(f"a header of {self.size / 1e6:,.0f} MB")
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-_WITHOUT_CONTENT = (
-    tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE
-)  # fmt: skip
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tarfile.TarFile]:
+def opened(path: Path) -> tarfile.TarFile:
     """The archive, to be gone through member by member. Raises one of DAMAGE for what is none, here or later."""
-    with tarfile.open(path, tarinfo=_Member) as archive:
-        yield archive
+    return tarfile.open(path, tarinfo=_Member)
 
 
 def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -49,7 +49,6 @@ class Pictures(TorchDataset[tuple[int, Tensor | str]]):
 
     def __init__(self, root: str, files: Files, image_size: int, advice: str = "") -> None:
         self.root, self.files, self.image_size, self.advice = root, files, image_size, advice
-
         self.at: Tensor | None = None  # int64 (workers, 2), shared: each one's process, and its sample or -1
 
     def __getitem__(self, task: _Task) -> tuple[int, Tensor | str]:
@@ -192,7 +191,7 @@ def _explained(why: str, pictures: Pictures) -> Error | None:
             "or --batch-size, or make room (docker run --shm-size)"
         )
     if "DataLoader worker (pid" in why:
-        [process] = map(int, re.findall(r"\d+", why)[:1])
+        process = int(re.findall(r"\d+", why)[0])
         place = at.get(process, -1)
         doing = f" at {pictures.path(place)}" if place >= 0 else ""
         return Error(

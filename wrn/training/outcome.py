@@ -99,7 +99,7 @@ def finish(
 def _determinism(run: Run, execution: Execution) -> dict[str, Any]:
     """Whether the same command gives the same bits, on the same processor with the same builds and threads."""
     changes = run.env["changes"]
-    exceptions = [*([execution.promise] if execution.promise else []), *changes]
+    exceptions = [*filter(None, [execution.inexact]), *changes]
     told = f"not bit-exact: {'; '.join(exceptions)}" if exceptions else "bit-exact on the same processor and builds"
     return {"bit_exact": not exceptions, "determinism": told}
 

@@ -100,7 +100,7 @@ class Execution:
         return f"{torch.cuda.get_device_name(self.device)}, cuDNN {torch.backends.cudnn.version()}"
 
     @property
-    def promise(self) -> str | None:
+    def inexact(self) -> str | None:
         """Why training again on the same machine may give other bits; None if it gives the same."""
         kind = torch.device(self.device).type
         if kind == "cpu" or (kind == "cuda" and self.deterministic):

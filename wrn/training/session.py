@@ -18,6 +18,7 @@ from wrn.data.batching import Dataset
 from wrn.data.loader import dataset
 from wrn.data.preprocess import WholeImage
 from wrn.display import Log, seconds_of
+from wrn.environment import environment
 from wrn.errors import Error, UsageError
 from wrn.files import write_whole
 from wrn.native.library import unavailable
@@ -92,28 +93,44 @@ def train(
     if execution.could_be_native and native is None and (lacking := unavailable()):
         log.line(f"{lacking}; training without them is slower")
     with _explaining(execution, log):  # what is refused here leaves no folder behind
-        execution.apply()  # what is fitted to the data depends on the number of threads
-        stored = _stored_whitening(run, log) if begun else None
-        data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=stored)
-        if data.train.steps(recipe) == 0:
-            raise Error(
-                f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe "
-                "leaves out the last, smaller batch; lower --batch-size"
-            )
-        master = teacher_of(recipe, teacher, data)
-        keep_every = keep_every or (run.env.get("keep_every") if begun else None)
-        environment = runs.environment(execution.to_dict(), execution.gpu, keep_every)
-        identity = _identity(recipe, seed, data, master)
-        training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity, environment)
-        training.prepare()
+        training = _prepared(recipe, run, seed, execution, log, begun, keep_every, teacher, workers, root)
         _must_have_room(training)
     with run.hold():
         run.begin(recipe, seed, fresh)
-        if isinstance(data.preprocess, WholeImage) and stored is None:
-            write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
+        _keep_whitening(run, training.data)
         with log.copied_to(run.path / "train.log"), interruption(every) as interrupt, _explaining(execution, log):
             training.run_all(interrupt)
     return run
+
+
+def _prepared(
+    recipe: Recipe,
+    run: Run,
+    seed: int,
+    execution: Execution,
+    log: Log,
+    begun: bool,
+    keep_every: int | None,
+    teacher: nn.Module | None,
+    workers: int | None,
+    root: str | Path | None,
+) -> Training:
+    """All that the run needs, in memory: data, teacher, network. Raises as `train` does."""
+    execution.apply()  # what is fitted to the data depends on the number of threads
+    fitted = _stored_whitening(run, log) if begun else None
+    data = dataset(recipe, seed=seed, device=execution.device, workers=workers, log=log, root=root, fitted=fitted)
+    if data.train.steps(recipe) == 0:
+        raise Error(
+            f"batch size {recipe.batch_size}: there are only {len(data.train)} training images and this recipe leaves "
+            "out the last, smaller batch; lower --batch-size"
+        )
+    master = teacher_of(recipe, teacher, data)
+    keep_every = keep_every or (run.env.get("keep_every") if begun else None)
+    made_by = environment(execution.to_dict(), execution.gpu, keep_every)
+    identity = _identity(recipe, seed, data, master)
+    training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity, made_by)
+    training.prepare()
+    return training
 
 
 def _identity(recipe: Recipe, seed: int, data: Dataset, teacher: nn.Module | None) -> dict[str, Any]:
@@ -130,19 +147,22 @@ def _stored_whitening(run: Run, log: Log) -> WholeImage | None:
 
     Where there is none it is fitted again, and checkpoints tell if that is the same.
     """
-    own = run.path / runs.WHITENING
-    for path in [own, *(path / runs.WHITENING for _, _, path in runs.newest_first(run.path / "checkpoints"))]:
-        if path.exists():
+    for folder in [run.path, *(path for _, _, path in runs.newest_first(run.path / "checkpoints"))]:
+        if (folder / runs.WHITENING).exists():
             try:
-                found = whitening.load(path)
+                return whitening.load(folder / runs.WHITENING)
             except Error as error:
-                log.line(str(error).partition(";")[0])
-                continue
-            if path != own:
-                log.line(f"{own}: damaged or gone; written again from {path.parent.name}")
-                write_whole(own, partial(shutil.copyfile, path))
-            return found
+                log.line(f"{error}; looking for a copy in the checkpoints, else fitting it again")
     return None
+
+
+def _keep_whitening(run: Run, data: Dataset) -> None:
+    """Write what the run whitens with into its folder, if it does and it is not there."""
+    if isinstance(data.preprocess, WholeImage):
+        try:
+            whitening.load(run.path / runs.WHITENING, data.preprocess.digest)
+        except Error:
+            write_whole(run.path / runs.WHITENING, partial(whitening.save, data.preprocess))
 
 
 def _must_have_room(training: Training) -> None:
