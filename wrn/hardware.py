@@ -1,9 +1,8 @@
-"""What torch does not say or do of itself: which arithmetic is fast here, how much memory is held, what glibc does.
+"""What torch does not say or do of itself: which arithmetic is fast here, how much memory is held.
 
 torch is imported by what needs it alone: who counts cores does not.
 """
 
-import ctypes
 import os
 import sys
 from pathlib import Path
@@ -28,30 +27,6 @@ def multiplies_bf16(device: "torch.device") -> bool:
 def cores() -> int:
     """How many of the processor's cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc not to give freed memory back to the system after each step, only to fault it in again page by page.
-
-    WRN-16-4 at batch 128 trained 1.4 times as fast with it on two cores (docs/log.md).
-    """
-    _mallopt(mmap_max=0, trim_threshold=2**31 - 1)
-
-
-def free_memory_as_usual() -> None:
-    """What glibc's own adaptation comes to once arrays of tens of megabytes were freed."""
-    _mallopt(mmap_max=65536, mmap_threshold=32 << 20, trim_threshold=64 << 20)
-
-
-def _mallopt(**settings: int) -> None:
-    numbers = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}
-    if sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):  # musl has no such setting
-            return
-        for name, value in settings.items():
-            mallopt(numbers[name], value)
 
 
 def peak_memory(device: str) -> int | None:

@@ -11,8 +11,8 @@ import torch
 
 from wrn.environment import processor
 from wrn.errors import UsageError
-from wrn.hardware import free_memory_as_usual, keep_freed_memory
 from wrn.models.complexity import describe
+from wrn.native.memory import free_memory_as_usual, keep_freed_memory
 
 Contestant = Callable[[], None]
 """One step of the work to be timed; whatever it computes is done when it returns."""

@@ -1,4 +1,4 @@
-"""The kernels of `kernels.cpp`: compiled once, kept in the cache, loaded by ctypes."""
+"""What is written in C++ here: compiled once, kept in the cache, loaded by ctypes."""
 
 import ctypes
 import hashlib
@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL:
     """The compiled kernels. Raises wrn.Error, saying why, where there are none."""
     if not capable():
         raise Error("native kernels: this processor has no AVX-512 with bf16; leave --native out")
-    loaded = ctypes.CDLL(str(_compiled()))
+    loaded = ctypes.CDLL(str(compiled(SOURCE, *(f"-m{name}" for name in _INSTRUCTIONS), "-fopenmp")))
     loaded.weight_gradient_scratch.restype = ctypes.c_int64
     return loaded
 
@@ -51,18 +51,20 @@ def unavailable() -> str | None:
     return None
 
 
-def _compiled() -> Path:
+def compiled(source: Path, *options: str) -> Path:
+    """The library made of a source, with the compiler's `options`. Raises wrn.Error, saying why, if it cannot be."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise Error("native kernels: no C++ compiler was found; install g++ or clang, or name one in CXX")
-    options = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", *(f"-m{name}" for name in _INSTRUCTIONS)]
-    key = hashlib.sha256(SOURCE.read_bytes() + repr([compiler, *options]).encode()).hexdigest()[:16]
-    kept = cache_dir() / "native" / f"kernels-{key}.so"
+    command = [compiler, "-O3", "-std=c++20", "-fPIC", "-shared", str(source), *options]
+    # Of the text, not the place: a checkout that is moved compiles nothing again
+    facts = [source.read_bytes(), *(word.encode() for word in command if word != str(source))]
+    kept = cache_dir() / "native" / f"{source.stem}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     if kept.exists():
         return kept
 
     def compile(made: Path) -> None:
-        done = subprocess.run([compiler, *options, "-o", made, SOURCE], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "-o", made], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             reason = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
             raise Error(f"native kernels: {compiler} failed ({reason.strip()}); update it, or name another in CXX")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError
-from wrn.hardware import keep_freed_memory, multiplies_bf16
+from wrn.hardware import multiplies_bf16
 from wrn.native import operations
 from wrn.native.library import capable, library, unavailable
+from wrn.native.memory import keep_freed_memory
 
 Precision = Literal["fp32", "bf16"]
 Memory = Literal["normal", "low"]

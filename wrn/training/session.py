@@ -22,6 +22,7 @@ from wrn.environment import environment
 from wrn.errors import Error, UsageError
 from wrn.files import write_whole
 from wrn.native.library import unavailable
+from wrn.native.memory import give_back_freed_memory
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import checkpoint, outcome
@@ -95,11 +96,15 @@ def train(
     with _explaining(execution, log):  # what is refused here leaves no folder behind
         training = _prepared(recipe, run, seed, execution, log, begun, keep_every, teacher, workers, root)
         _must_have_room(training)
-    with run.hold():
-        run.begin(recipe, seed, fresh)
-        _keep_whitening(run, training.data)
-        with log.copied_to(run.path / "train.log"), interruption(every) as interrupt, _explaining(execution, log):
-            training.run_all(interrupt)
+    try:
+        with run.hold():
+            run.begin(recipe, seed, fresh)
+            _keep_whitening(run, training.data)
+            with log.copied_to(run.path / "train.log"), interruption(every) as interrupt, _explaining(execution, log):
+                training.run_all(interrupt)
+    finally:
+        del training
+        give_back_freed_memory()
     return run
 
 
