@@ -7,8 +7,6 @@ import torch
 import wrn
 from wrn.hardware import multiplies_bf16
 from wrn.inference import FoldedWRN, fastest
-from wrn.native.library import capable
-from wrn.training.precision import choose
 
 
 def trained(name, **fields):
@@ -93,31 +91,3 @@ def test_a_run_answers_the_same_when_optimised(run_wrn, tmp_path):
         )
         < 1.5
     )
-
-
-@pytest.mark.skipif(not capable(), reason="needs a processor with AVX512-BF16")
-def test_low_memory_has_the_same_bits_and_keeps_less():
-    executions = {memory: choose("cpu", "bf16", native=True, memory=memory) for memory in ("normal", "low")}
-    recipe = wrn.recipe("wrn-10-2", data="digits", dropout=0.0)
-    images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
-    found, kept = {}, {}
-    for memory, execution in executions.items():
-        network = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
-        sizes = {}
-
-        def pack(tensor, sizes=sizes):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), execution.autocast():
-            loss = torch.nn.functional.cross_entropy(network(execution.arrange(images)).float(), labels)
-        loss.backward()
-        found[memory] = [parameter.grad for parameter in network.parameters()]
-        kept[memory] = sum(sizes.values())
-    assert all(torch.equal(a, b) for a, b in zip(found["normal"], found["low"], strict=True))
-    assert kept["low"] < 0.65 * kept["normal"]
-
-
-def test_low_memory_needs_something_that_saves_it(run_wrn):
-    code, _, err = run_wrn("train", "wrn-10-1", "--data", "digits", "--precision", "fp32", "--memory", "low")
-    assert (code, "memory low: needs our kernels" in err) == (2, True)

@@ -53,8 +53,8 @@ def train(
     compile: Annotated[bool, option("compile the network first (needs a C++ compiler)")] = False,
     native: Native = None,
     memory: Annotated[
-        Literal["normal", "low"] | None,
-        option("low: compute a part of the activations twice instead of keeping them (default: normal)", "normal|low"),
+        Literal["normal", "low", "lowest"] | None,
+        option("compute BN-ReLU (low) or whole blocks (lowest) twice, not to keep all", "normal|low|lowest"),
     ] = None,
     workers: Workers = None,
     root: Root = None,

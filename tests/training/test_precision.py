@@ -20,7 +20,7 @@ def step_of(execution, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", ["normal", "low"])
+@pytest.mark.parametrize("memory", ["normal", "low", "lowest"])
 def test_compiled_is_eager(memory):
     """With low memory too, whose second forward pass must not count in the statistics again."""
     recipe = wrn.recipe("wrn-10-2", data="digits", batch_size=64)
@@ -51,11 +51,10 @@ def test_low_memory_keeps_less_when_compiled_and_does_not_stay_on():
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"memory": "none"}, "must be normal or low"),
+        ({"memory": "none"}, "must be normal, low or lowest"),
         ({"precision": "fp16"}, "must be fp32 or bf16"),
         ({"device": "gpu"}, "no such device"),
         ({"device": "cpu", "precision": "fp32", "native": True}, "are for bf16"),
-        ({"device": "cpu", "precision": "fp32", "memory": "low"}, "needs our kernels"),
     ],
 )
 def test_what_cannot_be_had_is_told(asked, says):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError, unknown
+from wrn.native import recomputation
 
 Per = Literal["batch", "sample"]
 
@@ -41,9 +42,12 @@ class Path:
 
 
 class Residual(nn.Module):
-    """A block whose branch can be left out."""
+    """A block whose branch can be left out, and which is passed through twice where memory is lowest."""
 
     path = Path()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return recomputation.block(super().__call__, self, x)
 
 
 def set_stochastic_depth(model: nn.Module, drop: float, per: Per = "batch") -> None:

@@ -1,5 +1,7 @@
 """Operations of the networks that run on kernels of our own while `enabled`, and as torch has them elsewhere.
 
+Where memory is to be low they keep what BN is given and not what BN-ReLU gives (`recomputation`).
+
 What is computed is the same to rounding: activations in bf16, statistics, sums and the gradients of weights in fp32
 (torch rounds the latter to bf16 on the way).
 """
@@ -15,31 +17,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from wrn.native import recomputation
 from wrn.native.library import has_amx, library
 
-_enabled, _saving = ContextVar("enabled", default=False), ContextVar("saving", default=False)
+_enabled = ContextVar("enabled", default=False)
 
 
 @contextmanager
-def enabled(saving: bool = False) -> Iterator[None]:
-    """Within, bf16 tensors in channels_last layout on the CPU go to the kernels. Raises wrn.Error if there are none.
-
-    `saving`: what a convolution's gradient needs is computed again from what BN keeps, instead of being kept too: half
-    the memory of activations, the same bits.
-    """
+def enabled() -> Iterator[None]:
+    """Within, bf16 tensors in channels_last layout on the CPU go to the kernels. Raises wrn.Error if there are none."""
     library()
-    tokens = _enabled.set(True), _saving.set(saving)
+    token = _enabled.set(True)
     try:
         yield
     finally:
-        _enabled.reset(tokens[0])
-        _saving.reset(tokens[1])
+        _enabled.reset(token)
 
 
 def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
     """ReLU after BN, (N, C, H, W) -> the same."""
-    if not (isinstance(bn, nn.BatchNorm2d) and _fits(x) and _is_plain(bn)):
+    if not (isinstance(bn, nn.BatchNorm2d) and _is_plain(bn)):
         return F.relu(bn(x))
+    if not _fits(x):
+        return recomputation.bn_relu(bn, x) if bn.training and recomputation.keeps_little() else F.relu(bn(x))
     if bn.training:
         return bn_relu_and_x(bn, x)[0]
     if torch.is_grad_enabled():
@@ -68,8 +68,12 @@ def add(branch: Tensor, shortcut: Tensor) -> Tensor:
 
 def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of x, (N, C, H, W) -> (N, C', H', W'), or what else stands in its place."""
-    if not (isinstance(conv, nn.Conv2d) and _fits(x) and torch.is_grad_enabled()):
+    if not (isinstance(conv, nn.Conv2d) and torch.is_grad_enabled()):
         return conv(x)
+    if not _fits(x):
+        plain = conv.bias is None and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
+        again = plain and recomputation.keeps_little() and not _is_watched(conv)
+        return recomputation.conv2d(conv, x) if again else conv(x)
     k, s = conv.kernel_size[0], conv.stride[0]
     fits = (
         conv.weight.requires_grad
@@ -83,7 +87,7 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     if not fits:
         return conv(x)
     of_bn = isinstance(x.grad_fn, _BnRelu._backward_cls) and x.output_nr == 0
-    y: Tensor = _Conv.apply(x, conv.weight, s, k // 2, x.grad_fn if _saving.get() and of_bn else None)
+    y: Tensor = _Conv.apply(x, conv.weight, s, k // 2, x.grad_fn if recomputation.keeps_little() and of_bn else None)
     return y
 
 

@@ -4,19 +4,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError
 from wrn.hardware import multiplies_bf16
-from wrn.native import operations
+from wrn.native import operations, recomputation
 from wrn.native.library import capable, library, unavailable
 from wrn.native.memory import keep_freed_memory
+from wrn.native.recomputation import Memory
 
 Precision = Literal["fp32", "bf16"]
-Memory = Literal["normal", "low"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ class Execution:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout."""
-        kernels = operations.enabled(saving=self.memory == "low") if self.native else nullcontext()
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16"), kernels:
+        kernels = operations.enabled() if self.native else nullcontext()
+        autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
+        # What is compiled decides by itself what to keep, within a budget
+        with autocast, kernels, recomputation.using("normal" if self.compile else self.memory):
             yield
 
     def exact(self) -> "Execution":
@@ -75,7 +77,7 @@ class Execution:
         from torch._functorch import config
 
         # The share of what would be kept for the backward pass that is kept; torch has one setting for the process
-        config.activation_memory_budget = 0.5 if self.memory == "low" else 1.0
+        config.activation_memory_budget = {"normal": 1.0, "low": 0.5, "lowest": 0.0}[self.memory]
         return torch.compile(called, dynamic=False)
 
     def arrange(self, images: Tensor) -> Tensor:
@@ -90,7 +92,9 @@ class Execution:
         """`cpu (2 threads), bf16`."""
         where = f"cpu ({self.threads} threads)" if self.device == "cpu" else self.device
         how = ", compiled" if self.compile else ", native" if self.native else ""
-        also = (", low memory" if self.memory == "low" else "") + (", deterministic" if self.deterministic else "")
+        also = ("" if self.memory == "normal" else f", {self.memory} memory") + (
+            ", deterministic" if self.deterministic else ""
+        )
         return f"{where}, {self.precision}{how}{also}"
 
     @property
@@ -124,8 +128,8 @@ def choose(
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
     AMX or AVX512-BF16); on such CPUs our own kernels (`native`), if a C++ compiler is found.
-    `memory` "low": BN-ReLU is computed again in the backward pass, which the kernels do (`native`) and torch does where
-    it compiles. `deterministic`: the same bits each time on CUDA too, as on CPUs.
+    `memory`: "low" computes BN-ReLU again in the backward pass, "lowest" whole residual blocks. `deterministic`: the
+    same bits each time on CUDA too, as on CPUs.
     Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
     """
     if device is None:
@@ -133,8 +137,8 @@ def choose(
     known = _known_device(device)
     if precision not in (None, "fp32", "bf16"):
         raise UsageError(f"precision {precision!r}: must be fp32 or bf16")
-    if memory not in ("normal", "low"):
-        raise UsageError(f"memory {memory!r}: must be normal or low")
+    if memory not in get_args(Memory):
+        raise UsageError(f"memory {memory!r}: must be {', '.join(get_args(Memory)[:-1])} or {get_args(Memory)[-1]}")
     chosen: Precision = precision or ("bf16" if multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
     # MPS is left in its default layout: channels_last has not been run there
     found = Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads())
@@ -145,8 +149,6 @@ def choose(
         library()
     elif native is None:
         native = found.could_be_native and capable() and unavailable() is None
-    if memory == "low" and not (native or compile):
-        raise UsageError("memory low: needs our kernels (bf16 on a CPU with AVX512-BF16) or --compile; leave it out")
     return replace(found, native=bool(native))
 
 

@@ -23,13 +23,14 @@ from wrn.errors import Error, UsageError
 from wrn.files import write_whole
 from wrn.native.library import unavailable
 from wrn.native.memory import give_back_freed_memory
+from wrn.native.recomputation import Memory
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import checkpoint, outcome
 from wrn.training.interruption import interruption, undisturbed
 from wrn.training.loop import Training
 from wrn.training.objective import must_do_without_teacher
-from wrn.training.precision import Execution, Memory, choose, recorded
+from wrn.training.precision import Execution, choose, recorded
 from wrn.training.teacher import bare, named, teacher_of
 
 
@@ -56,12 +57,13 @@ def train(
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
     `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16"),
-    `compile`, `native` (our own kernels, for bf16 on CPUs with AVX512-BF16) and `memory` ("normal", or "low", which
-    computes a part of the activations twice) are chosen once and kept when the run continues. On the CPU the result is
-    a function of recipe, seed and these. `workers` decode pictures; `root` is a folder that has the data set's files.
-    `teacher`: a network in memory that the recipe's learns from, bare or as `wrn.load` gives it; one that is a run is
-    named in the recipe. `keep_every` keeps the checkpoint of every so many epochs for good; `checkpoint_every`, seconds
-    or such as "10m", saves within an epoch too. `deterministic`: the same bits each time on CUDA as well, more slowly.
+    `compile`, `native` (our own kernels, for bf16 on CPUs with AVX512-BF16) and `memory` ("low" computes BN-ReLU
+    twice instead of keeping what it gives, "lowest" whole residual blocks) are chosen once and kept when the run
+    continues. On the CPU the result is a function of recipe, seed and these. `workers` decode pictures; `root` is a
+    folder that has the data set's files. `teacher`: a network in memory that the recipe's learns from, bare or as
+    `wrn.load` gives it; one that is a run is named in the recipe. `keep_every` keeps the checkpoint of every so many
+    epochs for good; `checkpoint_every`, seconds or such as "10m", saves within an epoch too. `deterministic`: the same
+    bits each time on CUDA as well, more slowly.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
