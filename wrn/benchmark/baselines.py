@@ -1,11 +1,12 @@
 """The usual PyTorch WRN and its loop, written out: what `wrn bench` compares with.
 
 As in the copies most often met: fp32, the default layout, BN and ReLU one by one (ReLU in place), pictures cropped and
-mirrored one at a time with PIL in a DataLoader's worker processes, statistics of the loss read at every step.
+mirrored one at a time with PIL in a DataLoader's worker processes, statistics of the loss read at every step. Beside it
+the same with what torchvision and timm give a loop: transforms; loader and optimiser. Neither has a WRN for 32 x 32.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from wrn.benchmark.timing import Contestant
+if TYPE_CHECKING:
+    from wrn.benchmark.timing import Contestant
 
 
 class Block(nn.Module):
@@ -77,39 +79,112 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return (pixels - self.mean) / self.std, int(self.labels[index])
 
 
-def batches(images: np.ndarray, labels: np.ndarray, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+class Transformed(Dataset[tuple[Any, int]]):
+    """Pictures as PIL has them, through a `transform` of a library's own."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable[[Image.Image], Any] | None) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = Image.fromarray(self.images[index])
+        return (self.transform(image) if self.transform else image), int(self.labels[index])
+
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def batches(images: np.ndarray, labels: np.ndarray, batch_size: int, workers: int) -> Batches:
     """Endless, from a DataLoader."""
-    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
-    loader: DataLoader[Any] = DataLoader(
-        Pictures(images, labels, mean[:, None, None], std[:, None, None]),
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return _loaded(Pictures(images, labels, mean[:, None, None], std[:, None, None]), batch_size, workers)
+
+
+def torchvision_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, workers: int) -> Batches:
+    """The same crops and flips by torchvision's transforms, endless."""
+    from torchvision.transforms import v2
+
+    steps = [
+        v2.RandomCrop(images.shape[1], padding=4, padding_mode="reflect"),
+        v2.RandomHorizontalFlip(),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, STD),
+    ]
+    return _loaded(Transformed(images, labels, v2.Compose(steps)), batch_size, workers)
+
+
+def timm_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, workers: int, device: str) -> Batches:
+    """From timm's loader with its own training transforms and prefetching, endless."""
+    from timm.data import create_loader
+
+    loader = create_loader(
+        Transformed(images, labels, None),
+        (3, *images.shape[1:3]),
         batch_size,
-        shuffle=True,
+        is_training=True,
+        color_jitter=None,
+        mean=MEAN,
+        std=STD,
         num_workers=workers,
-        drop_last=True,
         persistent_workers=workers > 0,
+        use_prefetcher=torch.device(device).type == "cuda",  # made for it
+        device=torch.device(device),
     )
+    return _endless(loader)
+
+
+def _loaded(pictures: Dataset[Any], batch_size: int, workers: int) -> Batches:
+    return _endless(
+        DataLoader(
+            pictures,
+            batch_size,
+            shuffle=True,
+            num_workers=workers,
+            drop_last=True,
+            persistent_workers=workers > 0,
+        )
+    )
+
+
+def _endless(loader: Any) -> Batches:
     while True:
         yield from loader
 
 
+def sgd(network: nn.Module) -> torch.optim.Optimizer:
+    """As most loops have it."""
+    return torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def timm_sgd(network: nn.Module) -> torch.optim.Optimizer:
+    """timm's, whose "sgd" is Nesterov's and decays weights alone."""
+    from timm.optim import create_optimizer_v2
+
+    made: torch.optim.Optimizer = create_optimizer_v2(network, opt="sgd", lr=0.1, weight_decay=5e-4, momentum=0.9)
+    return made
+
+
 def training(
     network: nn.Module,
-    loaded: Iterator[tuple[Tensor, Tensor]],
+    loaded: Batches,
     device: str,
-    tuned: bool = False,
-) -> Contestant:
-    """The usual step: batch, forward, backward, SGD with Nesterov momentum, the loss read.
-
-    `tuned`: under bf16 autocast, in channels_last layout.
-    """
-    layout = torch.channels_last if tuned else torch.contiguous_format
+    channels_last: bool = False,
+    bf16: bool = False,
+    optimizer_of: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
+) -> "Contestant":
+    """The usual step: batch, forward, backward, SGD with Nesterov momentum, the loss read."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = optimizer_of(network)
 
     def step() -> None:
         images, labels = next(loaded)
         images, labels = images.to(device, memory_format=layout), labels.to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=tuned):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(network(images).float(), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -86,6 +86,13 @@ def bench_data(
     _tell(bench_loading(models, batch_size, rounds, device, data), out, json)
 
 
+def bench_startup_(*, rounds: Rounds = 5, out: Out = None, json: Json = False) -> None:
+    """Time until `wrn --help` is there, and until `wrn train` makes its first step, each in new processes."""
+    from wrn.benchmark.startup import bench_startup
+
+    _tell(bench_startup(rounds), out, json)
+
+
 def bench_fig4(
     *,
     batch_size: Annotated[int, arg(help="images a step")] = 32,
@@ -103,11 +110,12 @@ def bench_fig4(
 
 
 def bench() -> None:
-    """Time training, answers, memory and data, in turns within one process: `wrn bench --help`."""
+    """Time training, answers, memory, data and start-up, beside what others do: `wrn bench --help`."""
 
 
 BENCH_COMMANDS = {
-    "train": bench_train, "infer": bench_infer, "memory": bench_memory_, "data": bench_data, "fig4": bench_fig4
+    "train": bench_train, "infer": bench_infer, "memory": bench_memory_, "data": bench_data, "startup": bench_startup_,
+    "fig4": bench_fig4,
 }  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def _onnx(network: nn.Module, images: torch.Tensor) -> Contestant | None:
     """ONNX Runtime on the exported network; None where it is not installed."""
     if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnxscript") is None:
         return None
-    import onnxruntime  # type: ignore[import-not-found]
+    import onnxruntime
 
     file = io.BytesIO()
     torch.onnx.export(network, (images,), dynamo=True, verbose=False, input_names=["images"]).save(file)  # type: ignore[union-attr,arg-type]

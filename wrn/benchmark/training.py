@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import count
 from typing import Any
 
@@ -24,15 +25,14 @@ from wrn.benchmark.timing import (
 )
 from wrn.data.loader import Resident
 from wrn.errors import UsageError
-from wrn.hardware import cores
+from wrn.hardware import cores, multiplies_bf16
 from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
 from wrn.training.objective import objective
 from wrn.training.precision import Execution, choose
 
-USUAL, TUNED = "usual loop, fp32", "usual loop, bf16 autocast, channels_last"
-OURS = "wrn"
+OURS, USUAL = "wrn", "usual loop, fp32"
 BATCH_SIZES = {"wrn-16-4": 128, "wrn-28-10": 32, "wrn-40-4": 64}  # on a CPU; elsewhere the paper's 128
 
 
@@ -78,8 +78,8 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     network = execution.place(wrn.network_of(recipe, classes, 0)).train()
     contestants = {OURS: with_allocator(ours(recipe, execution, network, endless(split, recipe)), keep=True)}
     if compare:
-        for name, tuned in ((USUAL, False), (TUNED, True)):
-            contestants[name] = with_allocator(usual(recipe, execution.device, split, tuned), keep=False)
+        for name, each in usual_loops(recipe, execution.device, split).items():
+            contestants[name] = with_allocator(each, keep=False)
     rows = compared(recipe.model, recipe.batch_size, alternate(contestants, rounds))
     own = rows[0]
     if execution.device == "cpu":
@@ -133,16 +133,42 @@ def ours(
     return step
 
 
-def usual(recipe: Recipe, device: str, split: Resident, tuned: bool, workers: int | None = None) -> Contestant:
-    """The usual loop with the usual network, in fp32 or in bf16 and channels_last. Blocks B(3,3) alone."""
+def tuned(device: str) -> str:
+    """The name of the usual loop with the settings that help it most on the device."""
+    return f"usual loop, {'bf16 autocast' if multiplies_bf16(torch.device(device)) else 'fp32'}, channels_last"
+
+
+def usual_loops(
+    recipe: Recipe, device: str, split: Resident, workers: int | None = None, libraries: bool = True
+) -> dict[str, Contestant]:
+    """The loops to compare with, by name: as most are written, tuned, and tuned with torchvision's and timm's parts.
+
+    The latter two where these are installed and `libraries` says so. Of WRNs with blocks B(3,3) alone.
+    """
     _, depth, widen_factor, *others = recipe.model.split("-")
     if others or not recipe.model.startswith("wrn-"):
         raise UsageError(f"model {recipe.model!r}: the written-out loop has WRNs of blocks B(3,3); leave --compare out")
     images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
-    network = baselines.UsualWRN(int(depth), float(widen_factor), int(labels.max()) + 1)
     workers = min(2, cores()) if workers is None else workers
-    loaded = baselines.batches(images, labels, recipe.batch_size, workers)
-    return baselines.training(network, loaded, device, tuned)
+    given = (images, labels, recipe.batch_size, workers)
+
+    def network() -> nn.Module:
+        return baselines.UsualWRN(int(depth), float(widen_factor), int(labels.max()) + 1)
+
+    best: dict[str, Any] = {"channels_last": True, "bf16": multiplies_bf16(torch.device(device))}
+    found = {
+        USUAL: baselines.training(network(), baselines.batches(*given), device),
+        tuned(device): baselines.training(network(), baselines.batches(*given), device, **best),
+    }
+    if libraries and find_spec("torchvision"):
+        loaded = baselines.torchvision_batches(*given)
+        found["torchvision's transforms, tuned loop"] = baselines.training(network(), loaded, device, **best)
+    if libraries and find_spec("timm"):
+        loaded = baselines.timm_batches(*given, device)
+        found["timm's loader and optimiser, tuned loop"] = baselines.training(
+            network(), loaded, device, **best, optimizer_of=baselines.timm_sgd
+        )
+    return found
 
 
 def bare_convolutions(network: nn.Module, batch_size: int, image_size: int, execution: Execution, rounds: int) -> float:

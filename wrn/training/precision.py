@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError
+from wrn.files import cache_dir
 from wrn.hardware import multiplies_bf16
 from wrn.native import operations, recomputation
 from wrn.native.library import capable, library, unavailable
@@ -38,7 +39,7 @@ class Execution:
         return torch.device(self.device).type == "cpu" and self.precision == "bf16" and not self.compile
 
     def apply(self) -> None:
-        """Set the process up: threads, no TF32 where fp32 was asked for, freed memory kept for the next step.
+        """Set the process up: threads, no TF32 where fp32 was asked for, freed memory and compiled code kept.
 
         `deterministic`: no kernel that adds up in an order of its own; torch refuses what it has no other for.
         """
@@ -46,6 +47,8 @@ class Execution:
             torch.set_num_threads(self.threads)
         forbid_tf32()
         keep_freed_memory()
+        if self.compile:  # before torch, as it begins to compile, chooses a place that the system clears up
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
