@@ -2,13 +2,15 @@
 
 import json
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
 import wrn
-from wrn.benchmark.baselines import UsualWRN, batches
+from wrn.benchmark.baselines import UsualWRN, batches, timm_batches, torchvision_batches
+from wrn.benchmark.memory import OPTNET, TORCH7, counted
 from wrn.benchmark.timing import alternate, summary
 
 
@@ -20,15 +22,49 @@ def test_the_usual_network_is_the_same_network():
     torch.testing.assert_close(usual.eval()(images), ours.eval()(images), rtol=1e-5, atol=1e-5)
 
 
-def test_the_usual_pictures_are_crops_of_the_padded_ones():
+@pytest.mark.parametrize("load", [batches, torchvision_batches])
+def test_the_usual_pictures_are_crops_of_the_padded_ones(load):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
-    loaded, labels = next(batches(images, np.array([4, 5, 6]), 3, workers=0))
+    loaded, labels = next(load(images, np.array([4, 5, 6]), 3, workers=0))
     mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
     pixels = np.rint((loaded.permute(0, 2, 3, 1).numpy() * std + mean) * 255).astype("uint8")
     for picture, label in zip(pixels, labels.tolist(), strict=True):
         padded = np.pad(images[label - 4], ((4, 4), (4, 4), (0, 0)), mode="reflect")
         crops = [padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
         assert any(np.array_equal(picture, crop) or np.array_equal(picture, crop[:, ::-1]) for crop in crops)
+
+
+def test_timms_loader_gives_such_batches():
+    pytest.importorskip("timm")
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype="uint8")
+    loaded, labels = next(timm_batches(images, np.arange(6), 6, workers=0, device="cpu"))
+    assert (loaded.shape, loaded.dtype) == ((6, 3, 32, 32), torch.float32)
+    assert sorted(labels.tolist()) == list(range(6))
+    assert abs(loaded.mean().item()) < 0.5 < loaded.std().item()
+
+
+def test_memory_of_the_papers_framework_is_that_of_its_layers():
+    """WRN-10-1 by hand: every convolution and BN keeps what it gives, and the gradient of what it is given."""
+    maps = 4 * 8 * 32 * 32  # bytes of 8 images' channel
+    given = [3, 16, 16, 16, 16, 16]  # conv1; bn1 conv1 bn2 conv2 of group 1; where its branch parts
+    given += [16, 16, 16, 32 / 4, 32 / 4, 16]  # group 2: bn1 conv1 shortcut bn2 conv2, parting
+    given += [32 / 4, 32 / 4, 32 / 4, 64 / 16, 64 / 16, 32 / 4, 64 / 16]  # group 3, and the last BN
+    made = [16, 16, 16, 16, 16, 16, 32 / 4, 32 / 4, 32 / 4, 32 / 4, 32 / 4, 4, 4, 4, 4, 4]
+    weights = 2 * 4 * wrn.describe("wrn-10-1").params
+    found = counted("wrn-10-1", 8)
+    assert found[TORCH7] == weights + maps * (sum(made) + sum(given))
+    assert found[OPTNET] == weights + maps * (sum(made) + 3 * 16)
+
+
+@pytest.mark.slow
+def test_bench_startup(run_wrn):
+    code, out, err = run_wrn("bench", "startup", "--rounds", 1, "--json")
+    assert code == 0, err
+    first, ours, usual = json.loads(out)["rows"]
+    assert first["seconds"] < 0.5 * ours["seconds"], "the help does not import torch"
+    assert ours["ratio to usual loop, until its first step"] == pytest.approx(
+        ours["seconds"] / usual["seconds"], abs=0.01
+    )
 
 
 def test_contestants_take_turns_and_medians_count():
@@ -48,7 +84,9 @@ def test_bench_train(run_wrn, tmp_path):
     found = json.loads(out)
     assert json.loads((tmp_path / "found.json").read_text()) == found
     own, *others = found["rows"]
-    assert [row["contestant"][:5] for row in found["rows"]] == ["wrn", "usual", "usual"]
+    libraries = ["torchvision", "timm"]
+    names = ["wrn", "usual loop, fp32", "usual loop, ", *(name for name in libraries if find_spec(name))]
+    assert all(row["contestant"].startswith(name) for row, name in zip(found["rows"], names, strict=True))
     for row in others:
         assert own[f"times {row['contestant']}"] == pytest.approx(row["ms"] / own["ms"], abs=0.006)
     assert 0 < own["share_of_bare_convolutions"] < 1

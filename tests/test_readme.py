@@ -45,7 +45,9 @@ def test_commands_and_flags_exist(run_wrn):
 
 def test_the_speeds_are_those_of_the_kept_benchmark():
     """To what the README rounds to: whole images, or tenths below ten."""
-    kept = json.loads((ROOT / "results" / "bench" / "cpu-amx-2" / "train.json").read_text(encoding="utf-8"))["rows"]
+    kept = json.loads((ROOT / "results" / "runs" / "bench" / "cpu-amx-2" / "train.json").read_text(encoding="utf-8"))[
+        "rows"
+    ]
     lines = re.findall(r"^\| WRN-(\S+),(?: batches of)? (\d+) \| (.*) \|$", README, flags=re.MULTILINE)
     assert len(lines) == 3
     ratios = []

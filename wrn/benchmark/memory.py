@@ -21,7 +21,7 @@ from wrn.training.precision import choose
 OURS_BY_MEMORY: dict[str, Memory] = {
     OURS if memory == "normal" else f"{OURS} --memory {memory}": memory for memory in get_args(Memory)
 }
-TORCH7, OPTNET = "Torch7, counted", "Torch7 with optnet, counted"
+TORCH7, OPTNET = "Torch7, counted", "Torch7 with optnet at best, counted"
 
 
 def bench_memory(
@@ -62,8 +62,9 @@ def counted(model: str, batch_size: int) -> dict[str, int]:
     """Bytes of the same step in the framework of the paper, without and with its authors' optnet (SPEC 7), counted.
 
     There each layer keeps its output and its gradInput, in fp32; ReLU and sums work in place. optnet, as the authors
-    used it, keeps the outputs and lets gradInputs share storage once they are read: three of the largest, for what
-    reaches a block, what a layer is given and what it makes. Gradients and momentum of the weights count as in ours.
+    used it, keeps the outputs and lets gradInputs share storage once they are read: at best three of the largest, for
+    what reaches a block, what a layer is given and what it makes (its own page says half of all gradInputs; the paper,
+    that its best networks fit into 4 GB at batch 128). Gradients and momentum of the weights count as in ours.
     """
     outputs, gradients = [0], [0]
 

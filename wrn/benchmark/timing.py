@@ -11,6 +11,7 @@ import torch
 
 from wrn.environment import processor
 from wrn.errors import UsageError
+from wrn.hardware import multiplies_bf16
 from wrn.models.complexity import describe
 from wrn.native.memory import free_memory_as_usual, keep_freed_memory
 
@@ -70,10 +71,15 @@ def with_allocator(step: Contestant, keep: bool) -> Contestant:
 
 
 def peaks(device: str) -> dict[str, float]:
-    """The machine's best of some: TFLOP/s of bf16 and fp32 matrix products, GB/s of copying (read and written)."""
+    """The machine's best of some: TFLOP/s of fp32 and, where it multiplies that fast, bf16 matrix products; GB/s of
+    copying (read and written).
+    """
     best = {}
     n = 8192 if device != "cpu" else 2048
-    for name, kind in (("matmul_bf16_tflops", torch.bfloat16), ("matmul_fp32_tflops", torch.float32)):
+    kinds = {"matmul_fp32_tflops": torch.float32}
+    if multiplies_bf16(torch.device(device)):
+        kinds["matmul_bf16_tflops"] = torch.bfloat16
+    for name, kind in kinds.items():
         a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
         best[name] = round(2 * n**3 / _best(partial(torch.mm, a, b), device) / 1e12, 3)
     source = torch.empty(64 << 20, dtype=torch.float32, device=device)

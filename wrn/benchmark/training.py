@@ -60,9 +60,9 @@ def bench_training(
     found = peaks(execution.device)
     for row in rows:
         if row["contestant"] == OURS:
-            row["share_of_matmul_peak"] = share_of_matmul_peak(
-                row["model"], row["batch_size"], row["ms"], 3, found["matmul_bf16_tflops"]
-            )
+            peak = found.get(f"matmul_{execution.precision}_tflops")
+            if peak is not None:
+                row["share_of_matmul_peak"] = share_of_matmul_peak(row["model"], row["batch_size"], row["ms"], 3, peak)
     return {
         "what": "train",
         "machine": machine(execution.device),

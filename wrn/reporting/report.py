@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,11 +12,12 @@ from urllib.parse import quote
 
 from wrn.errors import Error, MissingError, UsageError
 from wrn.experiments.catalog import EXPERIMENTS
-from wrn.files import read_json, write_text
+from wrn.files import write_text
 from wrn.paper import experiment as of_the_paper
 from wrn.recipes import recipe
 from wrn.reporting import authors_log, figures, markdown, tables
 from wrn.reporting.authors_log import AuthorsLog
+from wrn.reporting.benchmarks import benchmarks
 from wrn.reporting.findings import LAST_OR_BEST, Finding, find
 from wrn.reporting.tables import Table, Text
 from wrn.reproduction import plan
@@ -36,16 +37,16 @@ class Section:
 
 def markdown_page(runs: str | Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> str:
     """What the folder's runs came to; experiments of which nothing was run are named at the end."""
-    return _markdown(runs, version, logs, lambda _: "")
+    return _markdown(runs, version, logs, lambda *_: "")
 
 
 def markdown_file(runs: str | Path, out: Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> None:
     """The same as a file, with its pictures in a folder beside it, `<name>-figures`."""
 
-    def pictures(finding: Finding) -> str:
+    def pictures(name: str, drawn: Iterable[tuple[str, str]]) -> str:
         told = []
-        for number, (title, svg) in enumerate(_pictures(finding), 1):
-            path = out.with_name(f"{out.stem}-figures") / f"{finding.choice.name}-{number}.svg"
+        for number, (title, svg) in enumerate(drawn, 1):
+            path = out.with_name(f"{out.stem}-figures") / f"{name}-{number}.svg"
             write_text(path, svg)
             told.append(f"![{title}]({quote(path.relative_to(out.parent).as_posix())})\n\n")
         return "".join(told)
@@ -54,9 +55,21 @@ def markdown_file(runs: str | Path, out: Path, version: str = "v4", logs: Sequen
     write_text(out, head + _markdown(runs, version, logs, pictures) + "\n")
 
 
-def _markdown(runs: str | Path, version: str, logs: Sequence[str | Path], pictures: Callable[[Finding], str]) -> str:
+Pictures = Callable[[str, Iterable[tuple[str, str]]], str]
+"""Of a name and pictures, (title, SVG), the Markdown that shows them."""
+
+
+def _markdown(runs: str | Path, version: str, logs: Sequence[str | Path], pictures: Pictures) -> str:
     found = _findings(runs, version)
-    parts = [markdown.section(finding, pictures(finding)) for finding in found if _has_anything(finding)]
+    parts = [
+        markdown.section(finding, pictures(finding.choice.name, _pictures(finding)))
+        for finding in found
+        if _has_anything(finding)
+    ]
+    for each in benchmarks(Path(runs)):
+        shown = pictures(f"bench-{each.name}", each.pictures).strip()
+        tables_ = [markdown.table(table) for table in each.tables]
+        parts.append("\n\n".join([f"## Speed: {each.machine}", *tables_, *([shown] if shown else []), *each.notes]))
     if missing := [finding.choice.experiment for finding in found if not _has_anything(finding)]:
         parts.append(f"Not run: {', '.join(missing)}.")
     parts.append("## The authors' logs\n\n" + markdown.table(_of_logs([*authors_log.kept(), *authors_log.read(logs)])))
@@ -69,7 +82,11 @@ def html_page(runs: str | Path, out: Path, version: str = "v4", logs: Sequence[s
 
     sections = [_section(finding) for finding in _findings(runs, version)]
     known = [*authors_log.kept(), *authors_log.read(logs)]
-    sections += [_logs_section(known, Path(runs)), *_benchmarks(Path(runs))]
+    sections.append(_logs_section(known, Path(runs)))
+    sections += [
+        Section(f"bench-{each.name}", f"Speed: {each.machine}", each.tables, each.notes, each.pictures)
+        for each in benchmarks(Path(runs))
+    ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
     write_text(out, template.render(sections=sections, runs=_all_runs(Path(runs), out), picture=_as_data))
@@ -154,20 +171,6 @@ def _of_logs(logs: Sequence[AuthorsLog]) -> Table:
         for log in logs
     ]  # fmt: skip
     return Table(("run", "epochs", "last test error", "best"), tuple(rows))
-
-
-def _benchmarks(runs: Path) -> Iterator[Section]:
-    """What `wrn bench train --out RUNS/bench/NAME.json` kept."""
-    for path in sorted((runs / "bench").rglob("*.json")):
-        found = read_json(path, "what")
-        if found["what"] != "train":
-            continue
-        about = read_json(path, "machine", "execution", "rows")["machine"]
-        words = f"{about['device']}, {about['threads']} threads, torch {about['torch']}; {found['execution']}"
-        picture = figures.rates(found["rows"], "Training")
-        yield Section(
-            f"bench-{path.stem}", f"Speed: {about['device']}", (), (words,), (("Training, images/s", picture),)
-        )
 
 
 def _run_folders(runs: Path) -> list[Path]:
