@@ -52,23 +52,26 @@ wrn() { # a step of our own command
     step "$name" "$python" -m wrn "$@"
 }
 
+bench=$out/runs/bench/$device # where `wrn report` looks
 if [ "$device" != cpu ]; then step tests "$python" -m pytest -q -n0 -m gpu; fi
 for model in wrn-28-10 wrn-40-4 wrn-16-4; do
-    wrn "train-$model" bench train "$model" --compare --device "$device" --out "$out/runs/bench/train-$model.json"
+    wrn "train-$model" bench train "$model" --compare --device "$device" --out "$bench/train-$model.json"
     if [ "$device" != cpu ]; then
-        wrn "train-compiled-$model" bench train "$model" --compile --device "$device" --out "$out/train-compiled-$model.json"
+        wrn "train-compiled-$model" bench train "$model" --compile --device "$device" --out "$bench/train-$model-compiled.json"
     fi
 done
 for model in wrn-16-4 wrn-28-10; do
-    wrn "infer-$model" bench infer "$model" --device "$device" --out "$out/infer-$model.json"
+    wrn "infer-$model" bench infer "$model" --device "$device" --out "$bench/infer-$model.json"
 done
-wrn memory bench memory wrn-28-10 --batch-size 128 --device "$device" --out "$out/memory.json"
-wrn data bench data wrn-16-4 --device "$device" --out "$out/data.json"
+wrn memory bench memory wrn-28-10 --batch-size 128 --device "$device" --out "$bench/memory.json"
+wrn data bench data wrn-16-4 --device "$device" --out "$bench/data.json"
 wrn fig4 reproduce fig4 --device "$device" --precision bf16 --out "$out/runs"
 
-# Tables 4, 2 and 3, one seed each, cheap networks first; EPOCHS and LABELS shorten them, to try the script
+# `fast` against the paper's recipe; then Tables 4, 2 and 3, one seed each, cheap networks first. EPOCHS and LABELS
+# shorten them, to try the script
 where=(--seeds 1 --precision bf16 --device "$device" --out "$out/runs" ${2:+--data "$2"}
     ${EPOCHS:+--epochs "$EPOCHS"} ${LABELS:+--labels "$LABELS"})
+wrn run-fast reproduce fast "${where[@]}"
 wrn run-thin reproduce table4 --rows wrn-40-1 wrn-40-2 wrn-16-8 "${where[@]}"
 wrn run-wide reproduce table4 --rows wrn-40-4 wrn-22-8 wrn-28-10 "${where[@]}"
 wrn run-table2 reproduce table2 "${where[@]}"

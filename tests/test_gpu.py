@@ -35,6 +35,29 @@ def test_batches_are_the_same_on_both_devices():
         assert torch.equal(labels, labels_gpu.cpu())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("memory", ["low", "lowest"])
+def test_low_memory_takes_less_and_changes_nothing_beyond_rounding(memory, precision):
+    recipe = wrn.recipe("wrn-16-2", data="digits", augment="flip-crop")
+    data, found, taken = wrn.dataset(recipe, device="cuda"), {}, {}
+    images, labels = next(data.train.batches(recipe, seed=0, epoch=1))
+    for way in ("normal", memory):
+        execution = choose("cuda", precision, memory=way)
+        execution.apply()
+        network = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+        learnt, before = wrn.objective(network, recipe, autocast=execution.autocast), torch.cuda.memory_allocated()
+        loss, _ = learnt(execution.arrange(images), labels)
+        taken[way] = torch.cuda.memory_allocated() - before
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        found[way] = {**gradients, **dict(network.named_buffers())}
+    assert taken[memory] < (0.7 if memory == "low" else 0.35) * taken["normal"]
+    for name, value in found["normal"].items():
+        distance = torch.linalg.vector_norm((found[memory][name] - value).double())
+        scale = torch.linalg.vector_norm(value.double())
+        assert distance <= (1e-4 if precision == "fp32" else 3e-2) * scale, name
+
+
 def test_compiled_run(tmp_path):
     recipe = wrn.recipe("wrn-10-1", data="digits", epochs=2)
     run = wrn.train(recipe, tmp_path / "run", device="cuda", compile=True, quiet=True)

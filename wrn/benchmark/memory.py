@@ -14,7 +14,7 @@ from wrn.benchmark.training import BATCH_SIZES, OURS, USUAL, endless, ours, reci
 from wrn.errors import Error
 from wrn.hardware import memory_held, peak_memory
 from wrn.models.stochastic_depth import Residual
-from wrn.native.memory import free_memory_as_usual, pooled
+from wrn.native.memory import Pooled, free_memory_as_usual, pooled
 from wrn.native.recomputation import Memory
 from wrn.training.precision import choose
 
@@ -99,11 +99,17 @@ def measure(model: str, batch_size: int, name: str, device: str) -> tuple[int, i
     else:
         free_memory_as_usual()
         step = usual_loops(recipe, device, split, workers=0, libraries=False)[name]
-    before, arrays = memory_held(device), pooled()
+
+    def arrays() -> Pooled | None:
+        return pooled() if device == "cpu" and name in OURS_BY_MEMORY else None
+
+    before, arrays_before = memory_held(device), arrays()
     for _ in range(3):
         step()
-    most = pooled().most_in_use - arrays.in_use if name in OURS_BY_MEMORY and arrays else None  # type: ignore[union-attr]
-    return (peak_memory(device) or 0) - before, most
+    after, of_arrays = arrays(), None
+    if arrays_before is not None and after is not None:
+        of_arrays = after.most_in_use - arrays_before.in_use
+    return (peak_memory(device) or 0) - before, of_arrays
 
 
 if __name__ == "__main__":

@@ -54,21 +54,20 @@ def bench_training(
     of the peak of bf16 matrix products, and what share the bare convolutions are of its time.
     """
     execution = choose(device, precision, compile, native)
-    rows = []
-    for model in models or BATCH_SIZES:
-        rows += _rows(recipe_of(model, batch_size, execution.device, data), execution, rounds, compare)
+    by_model = [
+        _rows(recipe_of(model, batch_size, execution.device, data), execution, rounds, compare)
+        for model in models or BATCH_SIZES
+    ]
     found = peaks(execution.device)
-    for row in rows:
-        if row["contestant"] == OURS:
-            peak = found.get(f"matmul_{execution.precision}_tflops")
-            if peak is not None:
-                row["share_of_matmul_peak"] = share_of_matmul_peak(row["model"], row["batch_size"], row["ms"], 3, peak)
+    if (peak := found.get(f"matmul_{execution.precision}_tflops")) is not None:
+        for own, *_ in by_model:
+            own["share_of_matmul_peak"] = share_of_matmul_peak(own["model"], own["batch_size"], own["ms"], 3, peak)
     return {
         "what": "train",
         "machine": machine(execution.device),
         "execution": execution.in_words(),
         "peaks": found,
-        "rows": rows,
+        "rows": [row for rows in by_model for row in rows],
     }
 
 
@@ -76,7 +75,8 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     execution.apply()
     classes, split = resident(recipe, execution.device)
     network = execution.place(wrn.network_of(recipe, classes, 0)).train()
-    contestants = {OURS: with_allocator(ours(recipe, execution, network, endless(split, recipe)), keep=True)}
+    name = f"{OURS}, compiled" if execution.compile else OURS
+    contestants = {name: with_allocator(ours(recipe, execution, network, endless(split, recipe)), keep=True)}
     if compare:
         for name, each in usual_loops(recipe, execution.device, split).items():
             contestants[name] = with_allocator(each, keep=False)

@@ -1,6 +1,7 @@
 """The experiments by id. To add one: a file here, a line below."""
 
 from wrn.experiments import (
+    fast,
     figure1,
     figure2,
     figure3,
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         small.TABLE6,
         small.FIGURE2,
         small.PRECISION,
-        small.FAST,
+        fast.EXPERIMENT,
+        fast.SMALL,
     )
 }

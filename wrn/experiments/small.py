@@ -2,7 +2,6 @@
 
 `wrn reproduce table4-small|table6-small|fig2-small --data folder:PATH --epochs 15 --seeds 3`.
 `wrn reproduce precision-small --data folder:PATH --epochs 15 --seeds 5`: does bf16 cost accuracy?
-`wrn reproduce fast-small --data folder:PATH --seeds 3`: is the recipe `fast` in 5 epochs as good as the paper's in 20?
 """
 
 from wrn.experiments.parts import CIFAR10, Claim, Experiment, Rise, Row, chain
@@ -71,16 +70,4 @@ PRECISION = Experiment(
     ),
     base="wrn-10-2",
     seeds=5,
-)
-
-FAST = Experiment(
-    id="fast-small",
-    title="The recipe fast in a quarter of the epochs",
-    columns=(CIFAR10,),
-    rows=(
-        Row(model="wrn-16-2", recipe="paper", fields={"epochs": 20}),
-        Row(model="wrn-16-2", name="wrn-16-2 fast", recipe="fast", fields={"epochs": 5}),
-    ),
-    base="wrn-16-2",
-    seeds=3,
 )

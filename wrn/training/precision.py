@@ -46,7 +46,8 @@ class Execution:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         forbid_tf32()
-        keep_freed_memory()
+        if torch.device(self.device).type == "cpu":
+            keep_freed_memory()
         if self.compile:  # before torch, as it begins to compile, chooses a place that the system clears up
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         if self.deterministic:
