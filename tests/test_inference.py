@@ -7,6 +7,7 @@ import torch
 import wrn
 from wrn.hardware import multiplies_bf16
 from wrn.inference import FoldedWRN, fastest
+from wrn.native.operations import available
 
 needs_bf16 = pytest.mark.skipif(
     not multiplies_bf16(torch.device("cpu")), reason="needs a processor that multiplies bf16"
@@ -54,6 +55,16 @@ def test_folded_is_unfolded(name, fields):
         assert distance(folded(images.repeat(3, 1, 1, 1)[:size]), exact.repeat(3, 1)[:size]) < 1e-5
 
 
+@pytest.mark.skipif(not available("fp32"), reason="needs a processor with AVX2 and a C++ compiler")
+@pytest.mark.parametrize("name", ["wrn-10-2", "wrn-13-1-b313", "wrn-16-4"])
+@pytest.mark.parametrize("images", [1, 5])
+def test_folded_with_fewer_multiplications(name, images):
+    network, images = trained(name), torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    ours = FoldedWRN(network, torch.float32, fewer=True)(images)
+    with torch.no_grad():
+        assert distance(ours, network.double()(images.double())) < 2e-5
+
+
 @needs_bf16
 @pytest.mark.parametrize("name", ["wrn-10-2", "wrn-13-1-b313", "wrn-16-0.5"])
 def test_folded_in_bf16_is_near(name):
@@ -68,7 +79,7 @@ def test_folded_in_bf16_is_near(name):
 def test_the_fastest_is_chosen_once_and_near_enough(name, empty_cache):
     network = trained(name)
     found, how = fastest(network, name, 32)
-    assert how in ("as it is", "bf16", "folded", "folded bf16")
+    assert how in ("as it is", "bf16", "folded", "folded bf16", "folded, fewer multiplications")
     assert len(list(empty_cache.rglob("inference/*.json"))) == 1
     images = torch.randn(8, 3, 32, 32)
     with torch.no_grad():

@@ -18,23 +18,25 @@ from wrn.files import cache_dir, write_json
 from wrn.hardware import multiplies_bf16
 from wrn.models.blocks import ResidualBlock
 from wrn.models.wide_resnet import WideResNet
-from wrn.native.library import capable, unavailable
-from wrn.native.operations import scale_and_shift, scale_shift_relu
+from wrn.native import winograd
+from wrn.native.operations import available, scale_and_shift, scale_shift_relu
 
 
 class FoldedWRN(nn.Module):
     """Preprocessed images (N, C, H, W) -> logits (N, classes), float32; on a CPU, without gradients.
 
-    `kind` is the number format of its activations and weights; sums within a layer are fp32.
+    `kind` is the number format of its activations and weights; sums within a layer are fp32. `fewer`: convolutions of
+    large enough maps make fewer multiplications (`wrn.native.winograd`), in fp32.
     """
 
-    def __init__(self, network: WideResNet, kind: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, network: WideResNet, kind: torch.dtype = torch.bfloat16, fewer: bool = False) -> None:
         super().__init__()
+        assert kind == torch.float32 or not fewer
         self.kind = kind
         with torch.inference_mode():
             self.stem = _Convolution(network.conv1, None, kind)
             self.blocks = nn.ModuleList(
-                _FoldedBlock(block, kind)
+                _FoldedBlock(block, kind, fewer)
                 for group in (network.group1, network.group2, network.group3)
                 for block in group
                 if isinstance(block, ResidualBlock)
@@ -56,14 +58,15 @@ class FoldedWRN(nn.Module):
 
 
 class _FoldedBlock(nn.Module):
-    def __init__(self, block: ResidualBlock, kind: torch.dtype) -> None:
+    def __init__(self, block: ResidualBlock, kind: torch.dtype, fewer: bool) -> None:
         super().__init__()
         self.bn1 = _ScaleShiftRelu(block.bn1)
         self.inner = nn.ModuleList(
-            _Convolution(getattr(block, f"conv{j}"), getattr(block, f"bn{j + 1}"), kind) for j in range(1, block.depth)
+            _Convolution(getattr(block, f"conv{j}"), getattr(block, f"bn{j + 1}"), kind, fewer=fewer)
+            for j in range(1, block.depth)
         )
         keep = 1.0 if block.path.per == "sample" else 1 - block.path.drop  # how evaluation scales the branch
-        self.last = _Convolution(getattr(block, f"conv{block.depth}"), None, kind, keep)
+        self.last = _Convolution(getattr(block, f"conv{block.depth}"), None, kind, keep, fewer)
         self.shortcut = _Convolution(block.shortcut, None, kind) if block.has_projection else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +84,7 @@ class _ScaleShiftRelu(nn.Module):
         super().__init__()
         assert isinstance(bn, nn.BatchNorm2d)
         self.scale, self.shift = scale_and_shift(bn)
-        self.fast = capable() and unavailable() is None and len(self.scale) % 16 == 0
+        self.fast = available("bf16") and len(self.scale) % 16 == 0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fast and x.dtype == torch.bfloat16:
@@ -92,7 +95,9 @@ class _ScaleShiftRelu(nn.Module):
 class _Convolution(nn.Module):
     """With the BN and ReLU after it, or plus a shortcut; the weight as oneDNN wants it for the first 8 sizes of x."""
 
-    def __init__(self, conv: nn.Module, bn: nn.Module | None, kind: torch.dtype, factor: float = 1.0) -> None:
+    def __init__(
+        self, conv: nn.Module, bn: nn.Module | None, kind: torch.dtype, factor: float = 1.0, fewer: bool = False
+    ) -> None:
         super().__init__()
         assert isinstance(conv, nn.Conv2d) and isinstance(conv.padding, tuple)
         weight, self.bias = conv.weight.detach() * factor, None
@@ -104,8 +109,11 @@ class _Convolution(nn.Module):
         self.relu = bn is not None
         self.geometry = (list(conv.padding), list(conv.stride), [1, 1], 1)
         self.laid_out: dict[torch.Size, Tensor] = {}
+        self.prepared = winograd.prepared(self.weight) if fewer and winograd.fits(conv) else None
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        if self.prepared is not None and winograd.fits_map(x):
+            return winograd.convolve(x, self.prepared, self.bias, shortcut, self.relu)
         if x.shape not in self.laid_out:
             if len(self.laid_out) >= 8:
                 return self._plain(x, shortcut)
@@ -146,7 +154,8 @@ class _Rounded(nn.Module):
 
 
 def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, str]:
-    """The network as it answers soonest on its device, and in a word how: "as it is", "bf16", "folded", "folded bf16".
+    """The network as it answers soonest on its device, and in a word how: "as it is", "bf16", "folded", "folded bf16",
+    "folded, fewer multiplications".
 
     What changes the logits of noise by more than 2% is left out. The others are timed, one image and 64 at a time, the
     first time that a network of this name is prepared here; the choice is kept in the cache.
@@ -157,6 +166,8 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
         candidates["bf16"] = _Rounded(copy.deepcopy(network).to(memory_format=torch.channels_last))
     if isinstance(network, WideResNet) and device.type == "cpu" and torch.backends.mkldnn.is_available():
         candidates["folded"] = FoldedWRN(network, torch.float32)
+        if available("fp32"):
+            candidates["folded, fewer multiplications"] = FoldedWRN(network, torch.float32, fewer=True)
         if multiplies_bf16(device):
             candidates["folded bf16"] = FoldedWRN(network)
     noise = torch.randn(64, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))

@@ -27,7 +27,9 @@ Aug = Annotated[Augment | None, option("default: the recipe's", "|".join(AUGMENT
 RunPath = Annotated[Positional[str], option("a finished run's folder, or its model.safetensors", "RUN")]
 Native = Annotated[
     Literal["true", "false"] | None,
-    option("our kernels, for bf16 on a CPU with AVX512-BF16; need a C++ compiler (default: if possible)", "true|false"),
+    option(
+        "our kernels, for CPUs; need a C++ compiler (default: if possible, not with --precision fp32)", "true|false"
+    ),
 ]
 Optimize = Annotated[bool, option("as it is fastest on this machine: bf16 where that is near enough, BN folded")]
 Json = Annotated[bool, option("print JSON")]

@@ -54,7 +54,7 @@ def test_low_memory_keeps_less_when_compiled_and_does_not_stay_on():
         ({"memory": "none"}, "must be normal, low or lowest"),
         ({"precision": "fp16"}, "must be fp32 or bf16"),
         ({"device": "gpu"}, "no such device"),
-        ({"device": "cpu", "precision": "fp32", "native": True}, "are for bf16"),
+        ({"device": "cpu", "compile": True, "native": True}, "are for CPUs, uncompiled"),
     ],
 )
 def test_what_cannot_be_had_is_told(asked, says):

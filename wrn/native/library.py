@@ -40,17 +40,6 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def unavailable() -> str | None:
-    """Why there are no kernels on a processor that could run them; None if there are, or it could not."""
-    if not capable():
-        return None
-    try:
-        library()
-    except Error as error:
-        return str(error)
-    return None
-
-
 def compiled(source: Path, *options: str) -> Path:
     """The library made of a source, with the compiler's `options`. Raises wrn.Error, saying why, if it cannot be."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")

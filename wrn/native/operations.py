@@ -2,32 +2,57 @@
 
 Where memory is to be low they keep what BN is given and not what BN-ReLU gives (`recomputation`).
 
-What is computed is the same to rounding: activations in bf16, statistics, sums and the gradients of weights in fp32
-(torch rounds the latter to bf16 on the way).
+What is computed is the same to rounding. Where activations are bf16, statistics, sums and the gradients of weights are
+fp32 (torch rounds the latter to bf16 on the way).
 """
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from wrn.native import recomputation
-from wrn.native.library import has_amx, library
+from wrn.errors import Error
+from wrn.native import recomputation, winograd
+from wrn.native.library import capable, has_amx, library
 
-_enabled = ContextVar("enabled", default=False)
+Kind = Literal["bf16", "fp32"]
+_enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
+
+
+def kernels(kind: Kind) -> ctypes.CDLL:
+    """Those for tensors of that kind. Raises wrn.Error, saying why, if there are none."""
+    return library() if kind == "bf16" else winograd.library()
+
+
+def lacking(kind: Kind) -> str | None:
+    """Why there are no kernels on a processor that could run them; None if there are, or it could not."""
+    try:
+        if capable() if kind == "bf16" else winograd.capable():
+            kernels(kind)
+    except Error as error:
+        return str(error)
+    return None
+
+
+def available(kind: Kind) -> bool:
+    """Whether there are kernels for tensors of that kind."""
+    return (capable() if kind == "bf16" else winograd.capable()) and lacking(kind) is None
 
 
 @contextmanager
-def enabled() -> Iterator[None]:
-    """Within, bf16 tensors in channels_last layout on the CPU go to the kernels. Raises wrn.Error if there are none."""
-    library()
-    token = _enabled.set(True)
+def enabled(kind: Kind = "bf16") -> Iterator[None]:
+    """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
+
+    Of fp32 these are 3x3 convolutions alone (`winograd`). Raises wrn.Error if there are no such kernels.
+    """
+    kernels(kind)
+    token = _enabled.set(kind)
     try:
         yield
     finally:
@@ -68,7 +93,12 @@ def add(branch: Tensor, shortcut: Tensor) -> Tensor:
 
 def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of x, (N, C, H, W) -> (N, C', H', W'), or what else stands in its place."""
-    if not (isinstance(conv, nn.Conv2d) and torch.is_grad_enabled()):
+    if not isinstance(conv, nn.Conv2d):
+        return conv(x)
+    fewer = _enabled.get() == "fp32" and winograd.fits(conv) and winograd.fits_map(x)
+    if fewer and conv.bias is None and not _is_watched(conv):
+        return winograd.conv2d(conv, x)
+    if not torch.is_grad_enabled():
         return conv(x)
     if not _fits(x):
         plain = conv.bias is None and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
@@ -93,7 +123,7 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
 
 def _fits(x: Tensor) -> bool:
     return (
-        _enabled.get()
+        _enabled.get() == "bf16"
         and x.dtype == torch.bfloat16
         and x.device.type == "cpu"
         and x.shape[1] % 16 == 0

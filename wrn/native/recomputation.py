@@ -63,11 +63,24 @@ def bn_relu(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A plain convolution, which does not keep x if that comes from `bn_relu`."""
-    if not isinstance(x.grad_fn, _BnRelu._backward_cls):
-        return conv(x)
-    y: Tensor = _Conv.apply(x, conv.weight, conv, x.grad_fn)
+    """A plain convolution, which does not keep x if that can be had once more."""
+    source = source_of(x)
+    y: Tensor = conv(x) if source is None else _Conv.apply(x, conv.weight, conv, source)
     return y
+
+
+def source_of(x: Tensor) -> Any:
+    """The node that gives x once more, if it came from `bn_relu` and little is to be kept; else None."""
+    return x.grad_fn if keeps_little() and isinstance(x.grad_fn, _BnRelu._backward_cls) else None
+
+
+def given(source: Any) -> Tensor:
+    """What the BN-ReLU of this node gave; computed once, and kept until its own turn in the backward pass."""
+    if source.again is None:
+        x, weight, bias, _, _ = source.saved_tensors
+        source.again = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, source.eps)[0].relu_()
+    again: Tensor = source.again
+    return again
 
 
 class _BnRelu(torch.autograd.Function):
@@ -82,17 +95,9 @@ class _BnRelu(torch.autograd.Function):
         return y.relu_()
 
     @staticmethod
-    def given(ctx: Any) -> Tensor:
-        """What forward gave, once more; kept until our own turn in the backward pass."""
-        if ctx.again is None:
-            x, weight, bias, _, _ = ctx.saved_tensors
-            ctx.again = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, ctx.eps)[0].relu_()
-        return ctx.again
-
-    @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        let_through = torch.ops.aten.threshold_backward(gradients[0], _BnRelu.given(ctx), 0)
+        let_through = torch.ops.aten.threshold_backward(gradients[0], given(ctx), 0)
         ctx.again = None
         x, weight, _, mean, inverse = ctx.saved_tensors
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
@@ -113,7 +118,7 @@ class _Conv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         dy, (weight,), conv = gradients[0], ctx.saved_tensors, ctx.conv
-        x = _BnRelu.given(ctx.source).to(dy.dtype)  # autocast rounded both on the way forward
+        x = given(ctx.source).to(dy.dtype)  # autocast rounded both on the way forward
         dx, dw, _ = torch.ops.aten.convolution_backward(
             dy, x, weight.to(dy.dtype), None, conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups,
             [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],

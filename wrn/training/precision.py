@@ -13,7 +13,6 @@ from wrn.errors import Error, UsageError
 from wrn.files import cache_dir
 from wrn.hardware import multiplies_bf16
 from wrn.native import operations, recomputation
-from wrn.native.library import capable, library, unavailable
 from wrn.native.memory import keep_freed_memory
 from wrn.native.recomputation import Memory
 
@@ -36,7 +35,7 @@ class Execution:
     @property
     def could_be_native(self) -> bool:
         """Whether our kernels do such work, where the processor can run them."""
-        return torch.device(self.device).type == "cpu" and self.precision == "bf16" and not self.compile
+        return torch.device(self.device).type == "cpu" and not self.compile
 
     def apply(self) -> None:
         """Set the process up: threads, no TF32 where fp32 was asked for, freed memory and compiled code kept.
@@ -60,7 +59,7 @@ class Execution:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout."""
-        kernels = operations.enabled() if self.native else nullcontext()
+        kernels = operations.enabled(self.precision) if self.native else nullcontext()
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
         # What is compiled decides by itself what to keep, within a budget
         with autocast, kernels, recomputation.using("normal" if self.compile else self.memory):
@@ -131,7 +130,8 @@ def choose(
     """The fastest faithful way on this machine, or what is asked for.
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
-    AMX or AVX512-BF16); on such CPUs our own kernels (`native`), if a C++ compiler is found.
+    AMX or AVX512-BF16). On CPUs our own kernels (`native`), if a C++ compiler is found: for bf16 with AVX512-BF16, for
+    fp32 with AVX2; the latter not where fp32 is asked for, which is then torch's own to the bit.
     `memory`: "low" computes BN-ReLU again in the backward pass, "lowest" whole residual blocks. `deterministic`: the
     same bits each time on CUDA too, as on CPUs.
     Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
@@ -148,11 +148,12 @@ def choose(
     found = Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads())
     found = replace(found, memory=memory, deterministic=deterministic)
     if native and not found.could_be_native:
-        raise UsageError("native: the kernels are for bf16 on a CPU, uncompiled; leave --native out")
+        raise UsageError("native: the kernels are for CPUs, uncompiled; leave --native out")
     if native:
-        library()
+        operations.kernels(chosen)
     elif native is None:
-        native = found.could_be_native and capable() and unavailable() is None
+        left_to_us = precision is None or chosen == "bf16"
+        native = left_to_us and found.could_be_native and operations.available(chosen)
     return replace(found, native=bool(native))
 
 
@@ -169,7 +170,7 @@ def recorded(fields: dict[str, Any]) -> Execution:
         raise Error(f"env.json: damaged, or of another version ({error}); start over with --fresh") from error
     _known_device(execution.device)
     if execution.native:
-        library()
+        operations.kernels(execution.precision)
     return execution
 
 

@@ -21,8 +21,8 @@ from wrn.display import Log, seconds_of
 from wrn.environment import environment
 from wrn.errors import Error, UsageError
 from wrn.files import write_whole
-from wrn.native.library import unavailable
 from wrn.native.memory import give_back_freed_memory
+from wrn.native.operations import lacking
 from wrn.native.recomputation import Memory
 from wrn.recipes import Recipe
 from wrn.runs import Run
@@ -57,13 +57,13 @@ def train(
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
     `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16"),
-    `compile`, `native` (our own kernels, for bf16 on CPUs with AVX512-BF16) and `memory` ("low" computes BN-ReLU
-    twice instead of keeping what it gives, "lowest" whole residual blocks) are chosen once and kept when the run
-    continues. On the CPU the result is a function of recipe, seed and these. `workers` decode pictures; `root` is a
-    folder that has the data set's files. `teacher`: a network in memory that the recipe's learns from, bare or as
-    `wrn.load` gives it; one that is a run is named in the recipe. `keep_every` keeps the checkpoint of every so many
-    epochs for good; `checkpoint_every`, seconds or such as "10m", saves within an epoch too. `deterministic`: the same
-    bits each time on CUDA as well, more slowly.
+    `compile`, `native` (our own kernels, for CPUs; where fp32 is asked for they are not taken unless asked for too) and
+    `memory` ("low" computes BN-ReLU twice instead of keeping what it gives, "lowest" whole residual blocks) are chosen
+    once and kept when the run continues. On the CPU the result is a function of recipe, seed and these. `workers`
+    decode pictures; `root` is a folder that has the data set's files. `teacher`: a network in memory that the recipe's
+    learns from, bare or as `wrn.load` gives it; one that is a run is named in the recipe. `keep_every` keeps the
+    checkpoint of every so many epochs for good; `checkpoint_every`, seconds or such as "10m", saves within an epoch
+    too. `deterministic`: the same bits each time on CUDA as well, more slowly.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
@@ -93,8 +93,8 @@ def train(
     run.must_be_free()
     begun = not fresh and run.begun
     execution = recorded(run.env["execution"]) if begun else choose(**asked)
-    if execution.could_be_native and native is None and (lacking := unavailable()):
-        log.line(f"{lacking}; training without them is slower")
+    if execution.could_be_native and native is None and (why := lacking(execution.precision)):
+        log.line(f"{why}; training without them is slower")
     with _explaining(execution, log):  # what is refused here leaves no folder behind
         training = _prepared(recipe, run, seed, execution, log, begun, keep_every, teacher, workers, root)
         _must_have_room(training)

@@ -1,0 +1,116 @@
+"""Convolutions with fewer multiplications, against float64; and networks on them against the plain ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import wrn
+from wrn.native import winograd
+from wrn.native.operations import available, enabled
+from wrn.training.precision import choose
+
+pytestmark = pytest.mark.skipif(not winograd.capable(), reason="needs a processor with AVX2")
+
+
+def random(*shape, seed=0):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def distance(ours, exact):
+    return ((ours.double() - exact).norm() / exact.norm()).item()
+
+
+SHAPES = [(8, 32, 32, 8, 8), (3, 64, 32, 16, 20), (33, 40, 72, 4, 12), (9, 160, 320, 8, 8), (130, 64, 64, 32, 32)]
+
+
+@pytest.mark.parametrize(("images", "channels", "out", "height", "width"), SHAPES)
+def test_convolution_and_gradients_are_float64s(images, channels, out, height, width):
+    conv = torch.nn.Conv2d(channels, out, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    x, dy = random(images, channels, height, width), random(images, out, height, width, seed=1)
+    assert winograd.fits(conv)
+    assert winograd.fits_map(x)
+    ours, theirs, weight = x.clone().requires_grad_(), x.double().requires_grad_(), conv.weight.detach().double()
+    y = winograd.conv2d(conv, ours)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    y.backward(dy)
+    exact = F.conv2d(theirs, weight.requires_grad_(), None, 1, 1)
+    exact.backward(dy.double())
+    assert distance(y.detach(), exact.detach()) < 5e-6
+    assert distance(ours.grad, theirs.grad) < 5e-6
+    assert distance(conv.weight.grad, weight.grad) < 2e-5  # sums over all places
+
+
+def test_bias_shortcut_and_relu():
+    conv = torch.nn.Conv2d(32, 48, 3, padding=1)
+    x, shortcut = random(9, 32, 8, 8), random(9, 48, 8, 8, seed=1)
+    prepared = winograd.prepared(conv.weight)
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), 1, 1)
+    with torch.no_grad():
+        assert distance(winograd.convolve(x, prepared, conv.bias, relu=True), exact.relu()) < 5e-6
+        assert distance(winograd.convolve(x, prepared, conv.bias, shortcut), exact + shortcut.double()) < 5e-6
+        x[3, 5, 2, 2] = float("nan")
+        assert winograd.convolve(x, prepared, relu=True)[3].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (torch.nn.Conv2d(32, 32, 3, 2, 1), (8, 32, 8, 8)),
+        (torch.nn.Conv2d(32, 32, 1), (8, 32, 8, 8)),
+        (torch.nn.Conv2d(16, 64, 3, padding=1), (8, 16, 8, 8)),
+        (torch.nn.Conv2d(32, 36, 3, padding=1), (8, 32, 8, 8)),
+        (torch.nn.Conv2d(32, 32, 3, padding=1), (8, 32, 7, 8)),
+        (torch.nn.Conv2d(32, 32, 3, padding=1), (1, 32, 8, 8)),
+        (torch.nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"), (8, 32, 8, 8)),
+    ],
+)
+def test_what_does_not_fit_is_left_to_torch(conv, shape):
+    assert not (winograd.fits(conv) and winograd.fits_map(random(*shape)))
+
+
+def gradients(model, **ways):
+    execution = choose("cpu", "fp32", **ways)
+    recipe = wrn.recipe(model, data="digits", batch_size=32)
+    images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
+    network = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+    with execution.autocast():
+        loss = F.cross_entropy(network(execution.arrange(images)), labels)
+    loss.backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters()} | dict(network.named_buffers())
+
+
+def test_a_networks_gradients_are_the_plain_ones_to_rounding():
+    plain, fewer = gradients("wrn-16-2"), gradients("wrn-16-2", native=True)
+    differ = 0
+    for name, value in plain.items():
+        assert distance(fewer[name], value.double()) < 0.02, name  # BN and ReLU magnify rounding; see docs/log.md
+        differ += not torch.equal(fewer[name], value)
+    assert differ > 30, "the kernels ran"
+    low = gradients("wrn-16-2", native=True, memory="low")
+    lowest = gradients("wrn-16-2", native=True, memory="lowest")
+    assert all(torch.equal(value, low[name]) and torch.equal(value, lowest[name]) for name, value in fewer.items())
+
+
+def test_hooks_see_what_they_wait_for():
+    network = wrn.create_model("wrn-10-2", num_classes=10, seed=0).to(memory_format=torch.channels_last)
+    seen = []
+    network.group1[0].conv2.register_forward_hook(lambda *_: seen.append(1))
+    with enabled("fp32"):
+        network(random(8, 3, 32, 32))
+    assert seen == [1]
+
+
+def test_it_is_chosen_unless_fp32_is_asked_for(tmp_path):
+    if not available("fp32"):
+        pytest.skip("needs a C++ compiler")
+    assert not choose("cpu", "fp32").native
+    assert choose("cpu", "fp32", native=True).native
+    assert choose("cpu").native
+    assert not choose("cpu", native=False).native
+    recipe = wrn.recipe("wrn-10-2", data="digits", epochs=2, labels=200)
+    runs = [
+        wrn.train(recipe, tmp_path / name, device="cpu", precision="fp32", native=True, quiet=True) for name in "ab"
+    ]
+    assert (runs[0].path / "model.safetensors").read_bytes() == (runs[1].path / "model.safetensors").read_bytes()
+    assert runs[0].env["execution"]["native"] is True
