@@ -179,7 +179,8 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
             for how, candidate in candidates.items()
             if torch.linalg.vector_norm(candidate(noise[:8]) - exact) <= 0.02 * torch.linalg.vector_norm(exact)
         }
-    facts = [name, image_size, str(device), torch.get_num_threads(), torch.__version__, torch.cpu.get_capabilities()]
+    machine = [str(device), torch.get_num_threads(), torch.__version__, torch.cpu.get_capabilities()]
+    facts = [name, image_size, sorted(good), *machine]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     kept = cache_dir() / "inference" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError):

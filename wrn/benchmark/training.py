@@ -26,6 +26,7 @@ from wrn.benchmark.timing import (
 from wrn.data.loader import Resident
 from wrn.errors import UsageError
 from wrn.hardware import cores, multiplies_bf16
+from wrn.native import winograd
 from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
@@ -198,7 +199,14 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
     x = execution.arrange(torch.randn(n, channels, height, width).to(kind))
     weight = execution.arrange(torch.randn(out, channels, kernel, kernel).to(kind))
     dy = torch.randn_like(F.conv2d(x, weight, None, stride, kernel // 2))
-    kernels = execution.native and has_amx() and channels % 16 == 0 and out % 16 == 0
+    kernels = execution.native and kind == torch.bfloat16 and has_amx() and channels % 16 == 0 and out % 16 == 0
+    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
+    fewer = execution.native and winograd.fits(conv) and winograd.fits_map(x)
+
+    def with_fewer_multiplications() -> None:
+        winograd.convolve(x, winograd.prepared(weight))
+        winograd.convolve(dy, winograd.prepared(weight.flip(2, 3).transpose(0, 1)))
+        winograd.weight_gradient(x, dy)
 
     def step() -> None:
         F.conv2d(x, weight, None, stride, kernel // 2)
@@ -209,4 +217,4 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
         if kernels:
             weight_gradient(x, dy, kernel, stride)
 
-    return step
+    return with_fewer_multiplications if fewer else step
