@@ -63,3 +63,13 @@ def compiled(source: Path, *options: str) -> Path:
     except OSError as error:
         raise Error(f"native kernels: {error}; set WRN_CACHE_DIR to a folder that can be written") from error
     return kept
+
+
+def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
+    """Where its numbers begin, as C++ takes it; null for None. The tensor must outlive the call."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def numbers(*values: int) -> tuple[ctypes.c_int64, ...]:
+    """As C++ takes them."""
+    return tuple(ctypes.c_int64(value) for value in values)

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from wrn.errors import Error
 from wrn.native import recomputation, winograd
-from wrn.native.library import capable, has_amx, library
+from wrn.native.library import capable, has_amx, library, numbers, pointer
 
 Kind = Literal["bf16", "fp32"]
 _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
@@ -157,7 +157,7 @@ class _BnRelu(torch.autograd.Function):
         count, channels = x.numel() // x.shape[1], x.shape[1]
         mean, variance = statistics or (torch.empty(channels), torch.empty(channels))
         if statistics is None:
-            library().bn_statistics(_pointer(x), *_numbers(count, channels), _pointer(mean), _pointer(variance))
+            library().bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
         inverse = (variance + bn.eps).rsqrt()
         scale = weight * inverse
         shift = bias - mean * scale
@@ -179,11 +179,9 @@ class _BnRelu(torch.autograd.Function):
             return more, None, None, None, None
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
         library().bn_relu_backward(
-            *map(_pointer, (dy, x)),
-            None if more is None else _pointer(more),
-            _pointer(dx),
-            *_numbers(x.numel() // x.shape[1], x.shape[1]),
-            *map(_pointer, (mean, inverse, scale, shift, dweight, dbias)),
+            *map(pointer, (dy, x, more, dx)),
+            *numbers(x.numel() // x.shape[1], x.shape[1]),
+            *map(pointer, (mean, inverse, scale, shift, dweight, dbias)),
         )
         return dx, dweight, dbias, None, None
 
@@ -193,9 +191,9 @@ class _Add(torch.autograd.Function):
     def forward(_: Any, branch: Tensor, shortcut: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         total = torch.empty_like(branch)
         library().add_with_statistics(
-            *map(_pointer, (branch, shortcut, total)),
-            *_numbers(branch.numel() // branch.shape[1], branch.shape[1]),
-            *map(_pointer, (mean, variance)),
+            *map(pointer, (branch, shortcut, total)),
+            *numbers(branch.numel() // branch.shape[1], branch.shape[1]),
+            *map(pointer, (mean, variance)),
         )
         return total
 
@@ -241,10 +239,10 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Ten
     that are multiples of 16.
     """
     (n, channels, height, width), out = x.shape, dy.shape[1]
-    sizes = _numbers(n, height, width, channels, out, kernel_size, stride, torch.get_num_threads())
+    sizes = numbers(n, height, width, channels, out, kernel_size, stride, torch.get_num_threads())
     scratch = torch.empty(library().weight_gradient_scratch(*sizes), dtype=torch.bfloat16)
     dw = torch.empty(out, channels, kernel_size, kernel_size, memory_format=torch.channels_last)
-    library().weight_gradient(*map(_pointer, (x, dy, dw, scratch)), *sizes)
+    library().weight_gradient(*map(pointer, (x, dy, dw, scratch)), *sizes)
     return dw
 
 
@@ -260,14 +258,6 @@ def scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """max(0, x * scale + shift) of bf16 (N, C, H, W) in channels_last layout and fp32 (C,), C a multiple of 16."""
     y = torch.empty_like(x)
     library().scale_shift_relu(
-        *map(_pointer, (x, y)), *_numbers(x.numel() // x.shape[1], x.shape[1]), *map(_pointer, (scale, shift))
+        *map(pointer, (x, y)), *numbers(x.numel() // x.shape[1], x.shape[1]), *map(pointer, (scale, shift))
     )
     return y
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _numbers(*values: int) -> tuple[ctypes.c_int64, ...]:
-    return tuple(ctypes.c_int64(value) for value in values)

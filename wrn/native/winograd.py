@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from wrn.errors import Error
 from wrn.native import recomputation
-from wrn.native.library import compiled
+from wrn.native.library import compiled, numbers, pointer
 
 LEAST_CHANNELS = 32  # below, the transforms cost more than they save
 LEAST_TILES = 32  # likewise: the weights' transform would be read for too few
@@ -94,11 +94,11 @@ def convolve(
         images = part.stop - part.start
         tiles = images * height * width // 16
         made, products = torch.empty(36, tiles, channels), torch.empty(36, tiles, out)
-        library().winograd_input(_pointer(x[part]), _pointer(made), *_numbers(images, height, width, channels))
+        library().winograd_input(pointer(x[part]), pointer(made), *numbers(images, height, width, channels))
         torch.bmm(made, weight, out=products)
         library().winograd_output(
-            _pointer(products), _pointer(y[part]), *_numbers(images, height, width, out), _pointer(bias),
-            _pointer(None if shortcut is None else shortcut[part]), *_numbers(int(relu)),
+            pointer(products), pointer(y[part]), *numbers(images, height, width, out), pointer(bias),
+            pointer(None if shortcut is None else shortcut[part]), *numbers(int(relu)),
         )  # fmt: skip
     return y
 
@@ -111,8 +111,8 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
         images = part.stop - part.start
         tiles = images * height * width // 16
         made, gradients = torch.empty(36, tiles, channels), torch.empty(36, tiles, out)
-        library().winograd_input(_pointer(x[part]), _pointer(made), *_numbers(images, height, width, channels))
-        library().winograd_gradient(_pointer(dy[part]), _pointer(gradients), *_numbers(images, height, width, out))
+        library().winograd_input(pointer(x[part]), pointer(made), *numbers(images, height, width, channels))
+        library().winograd_gradient(pointer(dy[part]), pointer(gradients), *numbers(images, height, width, out))
         total.baddbmm_(made.transpose(1, 2), gradients)
     dw = (_GG.T @ total.view(36, channels * out)).view(3, 3, channels, out)
     return dw.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
@@ -143,11 +143,3 @@ class _Winograd(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = convolve(dy, prepared(weight.flip(2, 3).transpose(0, 1)))
         return dx, dw, None
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-def _numbers(*values: int) -> tuple[ctypes.c_int64, ...]:
-    return tuple(ctypes.c_int64(value) for value in values)
