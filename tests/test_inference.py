@@ -7,7 +7,7 @@ import torch
 import wrn
 from wrn.hardware import multiplies_bf16
 from wrn.inference import FoldedWRN, fastest
-from wrn.native.operations import available
+from wrn.native.library import available
 
 needs_bf16 = pytest.mark.skipif(
     not multiplies_bf16(torch.device("cpu")), reason="needs a processor that multiplies bf16"

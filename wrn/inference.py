@@ -19,7 +19,8 @@ from wrn.hardware import multiplies_bf16
 from wrn.models.blocks import ResidualBlock
 from wrn.models.wide_resnet import WideResNet
 from wrn.native import winograd
-from wrn.native.operations import available, scale_and_shift, scale_shift_relu
+from wrn.native.library import available
+from wrn.native.operations import scale_and_shift, scale_shift_relu
 
 
 class FoldedWRN(nn.Module):
@@ -41,7 +42,7 @@ class FoldedWRN(nn.Module):
                 for block in group
                 if isinstance(block, ResidualBlock)
             )
-            self.bn = _ScaleShiftRelu(network.bn)
+            self.bn = _ScaleShiftRelu(network.bn, kind)
             self.fc = network.fc
 
     @torch.inference_mode()
@@ -60,7 +61,7 @@ class FoldedWRN(nn.Module):
 class _FoldedBlock(nn.Module):
     def __init__(self, block: ResidualBlock, kind: torch.dtype, fewer: bool) -> None:
         super().__init__()
-        self.bn1 = _ScaleShiftRelu(block.bn1)
+        self.bn1 = _ScaleShiftRelu(block.bn1, kind)
         self.inner = nn.ModuleList(
             _Convolution(getattr(block, f"conv{j}"), getattr(block, f"bn{j + 1}"), kind, fewer=fewer)
             for j in range(1, block.depth)
@@ -80,14 +81,14 @@ class _FoldedBlock(nn.Module):
 class _ScaleShiftRelu(nn.Module):
     """What a BN does in evaluation, and ReLU."""
 
-    def __init__(self, bn: nn.Module) -> None:
+    def __init__(self, bn: nn.Module, kind: torch.dtype) -> None:
         super().__init__()
         assert isinstance(bn, nn.BatchNorm2d)
         self.scale, self.shift = scale_and_shift(bn)
-        self.fast = available("bf16") and len(self.scale) % 16 == 0
+        self.native = available("bf16" if kind == torch.bfloat16 else "fp32") and len(self.scale) % 16 == 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fast and x.dtype == torch.bfloat16:
+        if self.native:
             return scale_shift_relu(x.contiguous(memory_format=torch.channels_last), self.scale, self.shift)
         return F.relu(x * self.scale[:, None, None] + self.shift[:, None, None]).to(x.dtype)
 

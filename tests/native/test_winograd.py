@@ -6,10 +6,11 @@ import torch.nn.functional as F
 
 import wrn
 from wrn.native import winograd
-from wrn.native.operations import available, enabled
+from wrn.native.library import available, capable
+from wrn.native.operations import enabled
 from wrn.training.precision import choose
 
-pytestmark = pytest.mark.skipif(not winograd.capable(), reason="needs a processor with AVX2")
+pytestmark = pytest.mark.skipif(not capable("fp32"), reason="needs a processor with AVX2")
 
 
 def random(*shape, seed=0):

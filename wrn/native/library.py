@@ -6,54 +6,80 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from wrn.errors import Error
 from wrn.files import cache_dir, write_whole
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16", "fma")
+Kind = Literal["bf16", "fp32"]
+
+_SOURCES = {"bf16": ("bn_relu.cpp", "weight_gradient.cpp"), "fp32": ("bn_relu.cpp", "winograd.cpp")}
+_NEEDS = {"bf16": ("avx512_bf16", "avx512_bw"), "fp32": ("avx2", "fma3")}  # as torch calls them
+_OPTIONS = {
+    "bf16": "-DBF16 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mfma -fopenmp",
+    "fp32": "-mavx2 -mfma -fopenmp",
+}
 
 
-def capable() -> bool:
-    """Whether this processor has what the kernels are written for, AVX-512 with bf16, on Linux."""
+def capable(kind: Kind) -> bool:
+    """Whether this processor has what the kernels for tensors of that kind are written for, on Linux."""
     has = torch.cpu.get_capabilities()
-    return sys.platform == "linux" and bool(has.get("avx512_bf16") and has.get("avx512_bw"))
+    return sys.platform == "linux" and all(has.get(name) for name in _NEEDS[kind])
+
+
+def lacking(kind: Kind) -> str | None:
+    """Why there are no kernels on a processor that could run them; None if there are, or it could not."""
+    try:
+        if capable(kind):
+            library(kind)
+    except Error as error:
+        return str(error)
+    return None
+
+
+def available(kind: Kind) -> bool:
+    """Whether there are kernels for tensors of that kind."""
+    return capable(kind) and lacking(kind) is None
 
 
 @cache
 def has_amx() -> bool:
-    """Whether the kernels may use AMX, which the one of weight gradients is written for."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and library().request_amx() == 0
+    """Whether the kernels may use AMX, which the one of bf16's weight gradients is written for."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and library("bf16").request_amx() == 0
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises wrn.Error, saying why, where there are none."""
-    if not capable():
-        raise Error("native kernels: this processor has no AVX-512 with bf16; leave --native out")
-    loaded = ctypes.CDLL(str(compiled(SOURCE, *(f"-m{name}" for name in _INSTRUCTIONS), "-fopenmp")))
-    loaded.weight_gradient_scratch.restype = ctypes.c_int64
+def library(kind: Kind) -> ctypes.CDLL:
+    """The compiled kernels for tensors of that kind. Raises wrn.Error, saying why, where there are none."""
+    if not capable(kind):
+        instructions = "AVX-512 with bf16" if kind == "bf16" else "AVX2"
+        raise Error(f"native kernels: this processor has no {instructions}; leave --native out")
+    sources = [Path(__file__).with_name(name) for name in _SOURCES[kind]]
+    loaded = ctypes.CDLL(str(compiled(kind, sources, *_OPTIONS[kind].split())))
+    if kind == "bf16":
+        loaded.weight_gradient_scratch.restype = ctypes.c_int64
     return loaded
 
 
-def compiled(source: Path, *options: str) -> Path:
-    """The library made of a source, with the compiler's `options`. Raises wrn.Error, saying why, if it cannot be."""
+def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
+    """The library made of the sources, with the compiler's `options`. Raises wrn.Error, saying why, if it cannot be."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise Error("native kernels: no C++ compiler was found; install g++ or clang, or name one in CXX")
-    command = [compiler, "-O3", "-std=c++20", "-fPIC", "-shared", str(source), *options]
+    command = [compiler, "-O3", "-std=c++20", "-fPIC", "-shared"]
     # Of the text, not the place: a checkout that is moved compiles nothing again
-    facts = [source.read_bytes(), *(word.encode() for word in command if word != str(source))]
-    kept = cache_dir() / "native" / f"{source.stem}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
+    facts = [*(source.read_bytes() for source in sources), *(word.encode() for word in (*command, *options))]
+    kept = cache_dir() / "native" / f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     if kept.exists():
         return kept
 
     def compile(made: Path) -> None:
-        done = subprocess.run([*command, "-o", made], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *sources, *options, "-o", made], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             reason = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
             raise Error(f"native kernels: {compiler} failed ({reason.strip()}); update it, or name another in CXX")

@@ -70,7 +70,7 @@ def _pool() -> ctypes.CDLL | None:
     # The version: the headers of another torch may lie at the same place
     with suppress(Error, OSError):
         pool = ctypes.CDLL(
-            str(compiled(Path(__file__).with_name("pool.cpp"), *options, f"-DTORCH={torch.__version__}"))
+            str(compiled("pool", [Path(__file__).with_name("pool.cpp")], *options, f"-DTORCH={torch.__version__}"))
         )
         memory_of_the_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if pool.pool_install(ctypes.c_uint64(memory_of_the_machine)) == 0:

@@ -6,52 +6,31 @@ What is computed is the same to rounding. Where activations are bf16, statistics
 fp32 (torch rounds the latter to bf16 on the way).
 """
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from wrn.errors import Error
 from wrn.native import recomputation, winograd
-from wrn.native.library import capable, has_amx, library, numbers, pointer
+from wrn.native.library import Kind, has_amx, library, numbers, pointer
 
-Kind = Literal["bf16", "fp32"]
+_KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 
 
-def kernels(kind: Kind) -> ctypes.CDLL:
-    """Those for tensors of that kind. Raises wrn.Error, saying why, if there are none."""
-    return library() if kind == "bf16" else winograd.library()
-
-
-def lacking(kind: Kind) -> str | None:
-    """Why there are no kernels on a processor that could run them; None if there are, or it could not."""
-    try:
-        if capable() if kind == "bf16" else winograd.capable():
-            kernels(kind)
-    except Error as error:
-        return str(error)
-    return None
-
-
-def available(kind: Kind) -> bool:
-    """Whether there are kernels for tensors of that kind."""
-    return (capable() if kind == "bf16" else winograd.capable()) and lacking(kind) is None
-
-
 @contextmanager
-def enabled(kind: Kind = "bf16") -> Iterator[None]:
+def enabled(kind: Kind) -> Iterator[None]:
     """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
 
-    Of fp32 these are 3x3 convolutions alone (`winograd`). Raises wrn.Error if there are no such kernels.
+    Those of convolutions are, for bf16, for the gradient of the weight and, for fp32, `winograd`. Raises wrn.Error if
+    there are none.
     """
-    kernels(kind)
+    library(kind)
     token = _enabled.set(kind)
     try:
         yield
@@ -93,42 +72,39 @@ def add(branch: Tensor, shortcut: Tensor) -> Tensor:
 
 def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of x, (N, C, H, W) -> (N, C', H', W'), or what else stands in its place."""
-    if not isinstance(conv, nn.Conv2d):
+    if not isinstance(conv, nn.Conv2d) or _is_watched(conv):
         return conv(x)
-    fewer = _enabled.get() == "fp32" and winograd.fits(conv) and winograd.fits_map(x)
-    if fewer and conv.bias is None and not _is_watched(conv):
+    kind = _enabled.get()
+    if kind == "fp32" and conv.bias is None and winograd.fits(conv) and winograd.fits_map(x):
         return winograd.conv2d(conv, x)
-    if not torch.is_grad_enabled():
-        return conv(x)
-    if not _fits(x):
-        plain = conv.bias is None and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
-        again = plain and recomputation.keeps_little() and not _is_watched(conv)
-        return recomputation.conv2d(conv, x) if again else conv(x)
+    if kind == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
+        y: Tensor = _Conv.apply(x, conv.weight, conv, recomputation.source_of(x))
+        return y
+    plain = conv.bias is None and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
+    return recomputation.conv2d(conv, x) if plain and recomputation.keeps_little() else conv(x)
+
+
+def _fits(x: Tensor) -> bool:
+    kind = _enabled.get()
+    return (
+        kind is not None
+        and _KINDS.get(x.dtype) == kind
+        and x.device.type == "cpu"
+        and x.shape[1] % 16 == 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+    )
+
+
+def _has_gradient_of_ours(conv: nn.Conv2d) -> bool:
     k, s = conv.kernel_size[0], conv.stride[0]
-    fits = (
+    return (
         conv.weight.requires_grad
         and conv.weight.dtype == torch.float32
         and conv.out_channels % 16 == 0
         and k in (1, 3)
         and (conv.kernel_size, conv.stride, conv.padding) == ((k, k), (s, s), (k // 2, k // 2))
         and (conv.dilation, conv.groups, conv.bias) == ((1, 1), 1, None)
-        and not _is_watched(conv)
-    )
-    if not fits:
-        return conv(x)
-    of_bn = isinstance(x.grad_fn, _BnRelu._backward_cls) and x.output_nr == 0
-    y: Tensor = _Conv.apply(x, conv.weight, s, k // 2, x.grad_fn if recomputation.keeps_little() and of_bn else None)
-    return y
-
-
-def _fits(x: Tensor) -> bool:
-    return (
-        _enabled.get() == "bf16"
-        and x.dtype == torch.bfloat16
-        and x.device.type == "cpu"
-        and x.shape[1] % 16 == 0
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and x.numel() > 0
     )
 
 
@@ -156,8 +132,9 @@ class _BnRelu(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         count, channels = x.numel() // x.shape[1], x.shape[1]
         mean, variance = statistics or (torch.empty(channels), torch.empty(channels))
+        kernels = library(_KINDS[x.dtype])
         if statistics is None:
-            library().bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
+            kernels.bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
         inverse = (variance + bn.eps).rsqrt()
         scale = weight * inverse
         shift = bias - mean * scale
@@ -168,17 +145,19 @@ class _BnRelu(torch.autograd.Function):
         bn.num_batches_tracked.add_(1)
         ctx.save_for_backward(x, mean, inverse, scale, shift)
         ctx.set_materialize_grads(False)
+        ctx.again, ctx.compute_again = None, _bn_relu_again
         return scale_shift_relu(x, scale, shift), x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.again = None
         x, mean, inverse, scale, shift = ctx.saved_tensors
         dy, more = (each if each is None else each.contiguous(memory_format=torch.channels_last) for each in gradients)
         if dy is None:
             return more, None, None, None, None
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
-        library().bn_relu_backward(
+        library(_KINDS[x.dtype]).bn_relu_backward(
             *map(pointer, (dy, x, more, dx)),
             *numbers(x.numel() // x.shape[1], x.shape[1]),
             *map(pointer, (mean, inverse, scale, shift, dweight, dbias)),
@@ -186,11 +165,16 @@ class _BnRelu(torch.autograd.Function):
         return dx, dweight, dbias, None, None
 
 
+def _bn_relu_again(node: Any) -> Tensor:
+    x, _, _, scale, shift = node.saved_tensors
+    return scale_shift_relu(x, scale, shift)
+
+
 class _Add(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, branch: Tensor, shortcut: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         total = torch.empty_like(branch)
-        library().add_with_statistics(
+        library(_KINDS[branch.dtype]).add_with_statistics(
             *map(pointer, (branch, shortcut, total)),
             *numbers(branch.numel() // branch.shape[1], branch.shape[1]),
             *map(pointer, (mean, variance)),
@@ -204,12 +188,12 @@ class _Add(torch.autograd.Function):
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, source: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d, source: Any) -> Tensor:
         """`source`: the node of the BN-ReLU that x came from, if x is to be had from it once more."""
         rounded = _rounded(weight)
-        ctx.stride, ctx.padding, ctx.source = stride, padding, source
+        ctx.conv, ctx.source = conv, source
         ctx.save_for_backward(*((x, rounded) if source is None else (weight,)))
-        return F.conv2d(x, rounded, None, stride, padding)
+        return F.conv2d(x, rounded, None, conv.stride, conv.padding)
 
     @staticmethod
     @once_differentiable
@@ -217,15 +201,14 @@ class _Conv(torch.autograd.Function):
         if ctx.source is None:
             x, weight = ctx.saved_tensors
         else:  # whose own turn in the backward pass is still to come
-            given, _, _, scale, shift = ctx.source.saved_tensors
-            x, weight = scale_shift_relu(given, scale, shift), _rounded(ctx.saved_tensors[0])
-        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+            x, weight = recomputation.given(ctx.source), _rounded(ctx.saved_tensors[0])
+        dy, conv = gradients[0].contiguous(memory_format=torch.channels_last), ctx.conv
         dx, dw, _ = torch.ops.aten.convolution_backward(
-            dy, x, weight, None, [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1,
+            dy, x, weight, None, conv.stride, conv.padding, [1, 1], False, [0, 0], 1,
             [ctx.needs_input_grad[0], not has_amx(), False],
         )  # fmt: skip
-        dw = weight_gradient(x, dy, weight.shape[-1], ctx.stride) if has_amx() else dw.float()
-        return dx, dw, None, None, None
+        dw = weight_gradient(x, dy, weight.shape[-1], conv.stride[0]) if has_amx() else dw.float()
+        return dx, dw, None, None
 
 
 def _rounded(weight: Tensor) -> Tensor:
@@ -240,9 +223,10 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Ten
     """
     (n, channels, height, width), out = x.shape, dy.shape[1]
     sizes = numbers(n, height, width, channels, out, kernel_size, stride, torch.get_num_threads())
-    scratch = torch.empty(library().weight_gradient_scratch(*sizes), dtype=torch.bfloat16)
+    kernels = library("bf16")
+    scratch = torch.empty(kernels.weight_gradient_scratch(*sizes), dtype=torch.bfloat16)
     dw = torch.empty(out, channels, kernel_size, kernel_size, memory_format=torch.channels_last)
-    library().weight_gradient(*map(pointer, (x, dy, dw, scratch)), *sizes)
+    kernels.weight_gradient(*map(pointer, (x, dy, dw, scratch)), *sizes)
     return dw
 
 
@@ -255,9 +239,11 @@ def scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """max(0, x * scale + shift) of bf16 (N, C, H, W) in channels_last layout and fp32 (C,), C a multiple of 16."""
+    """max(0, x * scale + shift) of x (N, C, H, W), bf16 or fp32 in channels_last layout, and fp32 (C,), C a multiple of
+    16.
+    """
     y = torch.empty_like(x)
-    library().scale_shift_relu(
+    library(_KINDS[x.dtype]).scale_shift_relu(
         *map(pointer, (x, y)), *numbers(x.numel() // x.shape[1], x.shape[1]), *map(pointer, (scale, shift))
     )
     return y

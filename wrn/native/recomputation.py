@@ -70,15 +70,15 @@ def conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def source_of(x: Tensor) -> Any:
-    """The node that gives x once more, if it came from `bn_relu` and little is to be kept; else None."""
-    return x.grad_fn if keeps_little() and isinstance(x.grad_fn, _BnRelu._backward_cls) else None
+    """The node that gives x once more, if it came from a BN-ReLU that can and little is to be kept; else None."""
+    node = x.grad_fn if keeps_little() and x.output_nr == 0 else None
+    return node if hasattr(node, "compute_again") else None
 
 
 def given(source: Any) -> Tensor:
     """What the BN-ReLU of this node gave; computed once, and kept until its own turn in the backward pass."""
     if source.again is None:
-        x, weight, bias, _, _ = source.saved_tensors
-        source.again = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, source.eps)[0].relu_()
+        source.again = source.compute_again(source)
     again: Tensor = source.again
     return again
 
@@ -91,7 +91,7 @@ class _BnRelu(torch.autograd.Function):
         average = (bn.running_mean, bn.running_var, True, bn.momentum, bn.eps)
         y, mean, inverse = torch.native_batch_norm(x, weight, bias, *average)
         ctx.save_for_backward(x, weight, bias, mean, inverse)
-        ctx.eps, ctx.again = bn.eps, None
+        ctx.eps, ctx.again, ctx.compute_again = bn.eps, None, _bn_relu_again
         return y.relu_()
 
     @staticmethod
@@ -104,6 +104,11 @@ class _BnRelu(torch.autograd.Function):
             let_through, x, weight, None, None, mean, inverse, True, ctx.eps, [True, True, True]
         )
         return dx, dweight, dbias, None
+
+
+def _bn_relu_again(node: Any) -> Tensor:
+    x, weight, bias, _, _ = node.saved_tensors
+    return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, node.eps)[0].relu_()
 
 
 class _Conv(torch.autograd.Function):

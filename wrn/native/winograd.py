@@ -5,19 +5,15 @@ CPU multiplies bf16 no faster than fp32, multiplications are what a step's time 
 Results differ from the direct sum by about 2e-6 of their length, where fp32 itself errs by 5e-7.
 """
 
-import ctypes
-import sys
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from wrn.errors import Error
 from wrn.native import recomputation
-from wrn.native.library import compiled, numbers, pointer
+from wrn.native.library import library, numbers, pointer
 
 LEAST_CHANNELS = 32  # below, the transforms cost more than they save
 LEAST_TILES = 32  # likewise: the weights' transform would be read for too few
@@ -27,20 +23,6 @@ _CHUNK = 8 << 20  # bytes of transformed input and output at a time, for the cac
 _SIX = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
 _G = torch.tensor(_SIX, dtype=torch.float64) / 24
 _GG = torch.kron(_G, _G).float()
-
-
-def capable() -> bool:
-    """Whether this processor has what the transforms are compiled for, on Linux."""
-    has = torch.cpu.get_capabilities()
-    return sys.platform == "linux" and bool(has.get("avx2") and has.get("fma3"))
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled transforms. Raises wrn.Error, saying why, where there are none."""
-    if not capable():
-        raise Error("native kernels: this processor has no AVX2; leave --native out")
-    return ctypes.CDLL(str(compiled(Path(__file__).with_name("winograd.cpp"), "-mavx2", "-mfma", "-fopenmp")))
 
 
 def fits(conv: nn.Conv2d) -> bool:
@@ -88,16 +70,12 @@ def convolve(
 
     All maps are in channels_last layout.
     """
-    (n, channels, height, width), out = x.shape, weight.shape[2]
+    (n, _, height, width), out = x.shape, weight.shape[2]
     y = torch.empty((n, out, height, width), memory_format=torch.channels_last)
-    for part in _chunks(n, height * width // 16, channels + out):
-        images = part.stop - part.start
-        tiles = images * height * width // 16
-        made, products = torch.empty(36, tiles, channels), torch.empty(36, tiles, out)
-        library().winograd_input(pointer(x[part]), pointer(made), *numbers(images, height, width, channels))
-        torch.bmm(made, weight, out=products)
-        library().winograd_output(
-            pointer(products), pointer(y[part]), *numbers(images, height, width, out), pointer(bias),
+    for part, size, made in _transformed(x, out):
+        products = torch.bmm(made, weight)
+        library("fp32").winograd_output(
+            pointer(products), pointer(y[part]), *numbers(*size, out), pointer(bias),
             pointer(None if shortcut is None else shortcut[part]), *numbers(int(relu)),
         )  # fmt: skip
     return y
@@ -105,23 +83,31 @@ def convolve(
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """From x (N, in, H, W) and dy (N, out, H, W), channels_last: (out, in, 3, 3)."""
-    (n, channels, height, width), out = x.shape, dy.shape[1]
+    channels, out = x.shape[1], dy.shape[1]
     total = torch.zeros(36, channels, out)
-    for part in _chunks(n, height * width // 16, channels + out):
-        images = part.stop - part.start
-        tiles = images * height * width // 16
-        made, gradients = torch.empty(36, tiles, channels), torch.empty(36, tiles, out)
-        library().winograd_input(pointer(x[part]), pointer(made), *numbers(images, height, width, channels))
-        library().winograd_gradient(pointer(dy[part]), pointer(gradients), *numbers(images, height, width, out))
+    for part, size, made in _transformed(x, out):
+        gradients = torch.empty(36, made.shape[1], out)
+        library("fp32").winograd_gradient(pointer(dy[part]), pointer(gradients), *numbers(*size, out))
         total.baddbmm_(made.transpose(1, 2), gradients)
     dw = (_GG.T @ total.view(36, channels * out)).view(3, 3, channels, out)
     return dw.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def _chunks(images: int, tiles: int, channels: int) -> list[slice]:
-    """Images at a time, of so many tiles: few enough for the caches, enough that the weight is not all that is read."""
-    size = max(_CHUNK // (36 * 4 * tiles * channels), -(-128 // tiles))
-    return [slice(start, min(start + size, images)) for start in range(0, images, size)]
+def _transformed(x: Tensor, out: int) -> Iterator[tuple[slice, tuple[int, int, int], Tensor]]:
+    """Some images at a time, few enough for the caches and enough that the weight is not all that is read.
+
+    Gives which they are, how many and of what height and width, and their tiles' transform, (36, tiles, channels).
+    `out`: the channels that are made of it.
+    """
+    n, channels, height, width = x.shape
+    tiles = height * width // 16
+    at_a_time = max(_CHUNK // (36 * 4 * tiles * (channels + out)), -(-128 // tiles))
+    for start in range(0, n, at_a_time):
+        part = slice(start, min(start + at_a_time, n))
+        size = (part.stop - start, height, width)
+        made = torch.empty(36, size[0] * tiles, channels)
+        library("fp32").winograd_input(pointer(x[part]), pointer(made), *numbers(*size, channels))
+        yield part, size, made
 
 
 class _Winograd(torch.autograd.Function):

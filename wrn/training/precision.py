@@ -13,6 +13,7 @@ from wrn.errors import Error, UsageError
 from wrn.files import cache_dir
 from wrn.hardware import multiplies_bf16
 from wrn.native import operations, recomputation
+from wrn.native.library import available, library
 from wrn.native.memory import keep_freed_memory
 from wrn.native.recomputation import Memory
 
@@ -150,10 +151,10 @@ def choose(
     if native and not found.could_be_native:
         raise UsageError("native: the kernels are for CPUs, uncompiled; leave --native out")
     if native:
-        operations.kernels(chosen)
+        library(chosen)
     elif native is None:
         left_to_us = precision is None or chosen == "bf16"
-        native = left_to_us and found.could_be_native and operations.available(chosen)
+        native = left_to_us and found.could_be_native and available(chosen)
     return replace(found, native=bool(native))
 
 
@@ -170,7 +171,7 @@ def recorded(fields: dict[str, Any]) -> Execution:
         raise Error(f"env.json: damaged, or of another version ({error}); start over with --fresh") from error
     _known_device(execution.device)
     if execution.native:
-        operations.kernels(execution.precision)
+        library(execution.precision)
     return execution
 
 

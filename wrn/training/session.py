@@ -21,8 +21,8 @@ from wrn.display import Log, seconds_of
 from wrn.environment import environment
 from wrn.errors import Error, UsageError
 from wrn.files import write_whole
+from wrn.native.library import lacking
 from wrn.native.memory import give_back_freed_memory
-from wrn.native.operations import lacking
 from wrn.native.recomputation import Memory
 from wrn.recipes import Recipe
 from wrn.runs import Run

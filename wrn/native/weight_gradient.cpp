@@ -1,7 +1,5 @@
-// What training on a CPU with AMX spends its time on besides oneDNN's convolutions: BN-ReLU in two passes forward and
-// two backward, and the gradient of a convolution's weight. Tensors are bf16 in channels_last layout, that is
-// (N, H, W, C) in memory, C a multiple of 16; sums, statistics and weight gradients are fp32. Results do not depend on
-// the number of threads where a comment says so; elsewhere they are fixed for a number of threads.
+// The gradient of a convolution's weight, of bf16 on AMX. Tensors are in channels_last layout, that is (N, H, W, C) in
+// memory, C a multiple of 16; weight gradients are fp32, and fixed for a number of threads.
 
 #include <immintrin.h>
 #include <omp.h>
@@ -9,144 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <vector>
 
 typedef uint16_t bf16;
-
-static inline __m512 load(const bf16* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
-}
-
-static inline void store(bf16* p, __m512 v) {  // rounds to nearest even
-    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v));
-}
-
-// BN-ReLU ------------------------------------------------------------------------------------------------------------
-
-// Rows are summed in fp32 within a slab and over slabs in fp64, in their order: as exact as it takes, and the same for
-// any number of threads.
-static const int64_t SLAB = 512;
-
-// Two sums for each channel, to which `terms(row, channel, a, b)` adds those of 16 channels at a time.
-template <typename Terms>
-static void sums(int64_t rows, int64_t channels, double* first, double* second, Terms terms) {
-    int64_t slabs = (rows + SLAB - 1) / SLAB;
-    std::vector<float> partial(slabs * channels * 2);
-#pragma omp parallel for schedule(static)
-    for (int64_t slab = 0; slab < slabs; slab++) {
-        int64_t begin = slab * SLAB, end = std::min(rows, begin + SLAB);
-        for (int64_t c = 0; c < channels; c += 16) {
-            __m512 a = _mm512_setzero_ps(), b = a, a2 = a, b2 = a;
-            int64_t r = begin;
-            for (; r + 1 < end; r += 2) {
-                terms(r, c, a, b);
-                terms(r + 1, c, a2, b2);
-            }
-            if (r < end) terms(r, c, a, b);
-            _mm512_storeu_ps(&partial[slab * channels * 2 + c], _mm512_add_ps(a, a2));
-            _mm512_storeu_ps(&partial[slab * channels * 2 + channels + c], _mm512_add_ps(b, b2));
-        }
-    }
-    for (int64_t c = 0; c < channels; c++) first[c] = second[c] = 0;
-    for (int64_t slab = 0; slab < slabs; slab++)
-        for (int64_t c = 0; c < channels; c++) {
-            first[c] += partial[slab * channels * 2 + c];
-            second[c] += partial[slab * channels * 2 + channels + c];
-        }
-}
-
-// Mean and variance of `value(row, channel)`, taken once each.
-template <typename Value>
-static void statistics(int64_t rows, int64_t channels, const float* start, float* mean, float* variance, Value value) {
-    // Of distances from the first row: squares of large means would cancel
-    std::vector<double> sum(channels), squares(channels);
-    sums(rows, channels, sum.data(), squares.data(), [=](int64_t r, int64_t c, __m512& a, __m512& b) {
-        __m512 d = _mm512_sub_ps(value(r, c), _mm512_loadu_ps(start + c));
-        a = _mm512_add_ps(a, d);
-        b = _mm512_fmadd_ps(d, d, b);
-    });
-    for (int64_t c = 0; c < channels; c++) {
-        double of_distances = sum[c] / rows;
-        mean[c] = (float)(start[c] + of_distances);
-        double of_mean = squares[c] / rows - of_distances * of_distances;
-        variance[c] = of_mean < 0 ? 0.0f : (float)of_mean;  // a NaN stays one
-    }
-}
-
-extern "C" void bn_statistics(const bf16* x, int64_t rows, int64_t channels, float* mean, float* variance) {
-    std::vector<float> start(channels);
-    for (int64_t c = 0; c < channels; c += 16) _mm512_storeu_ps(&start[c], load(x + c));
-    auto value = [=](int64_t r, int64_t c) { return load(x + r * channels + c); };
-    statistics(rows, channels, start.data(), mean, variance, value);
-}
-
-// s = a + b, and the statistics of s for the BN that comes next.
-extern "C" void add_with_statistics(
-    const bf16* a, const bf16* b, bf16* s, int64_t rows, int64_t channels, float* mean, float* variance) {
-    auto sum = [=](int64_t r, int64_t c) {
-        int64_t at = r * channels + c;
-        store(s + at, _mm512_add_ps(load(a + at), load(b + at)));
-        return load(s + at);
-    };
-    std::vector<float> start(channels);
-    for (int64_t c = 0; c < channels; c += 16) _mm512_storeu_ps(&start[c], sum(0, c));
-    statistics(rows, channels, start.data(), mean, variance, sum);
-}
-
-// y = max(0, x * scale + shift)
-extern "C" void scale_shift_relu(
-    const bf16* x, bf16* y, int64_t rows, int64_t channels, const float* scale, const float* shift) {
-    __m512 zero = _mm512_setzero_ps();
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < channels; c += 16) {
-            __m512 v = load(x + r * channels + c);
-            v = _mm512_fmadd_ps(v, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c));
-            store(y + r * channels + c, _mm512_max_ps(zero, v));  // in this order a NaN stays one
-        }
-}
-
-// From the gradient of y to those of x and of BN's scale and shift, in two passes; ReLU is found again.
-// `more`, if not null, is added: the gradient of x from elsewhere.
-extern "C" void bn_relu_backward(
-    const bf16* dy, const bf16* x, const bf16* more, bf16* dx, int64_t rows, int64_t channels, const float* mean,
-    const float* inverse, const float* scale, const float* shift, float* dscale, float* dshift) {
-    std::vector<double> open(channels), along(channels);
-    __m512 zero = _mm512_setzero_ps();
-    sums(rows, channels, open.data(), along.data(), [=](int64_t r, int64_t c, __m512& a, __m512& b) {
-        __m512 v = load(x + r * channels + c);
-        __mmask16 alive = _mm512_cmp_ps_mask(
-            _mm512_fmadd_ps(v, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c)), zero, _CMP_GT_OQ);
-        __m512 g = _mm512_maskz_mov_ps(alive, load(dy + r * channels + c));
-        a = _mm512_add_ps(a, g);
-        b = _mm512_fmadd_ps(g, _mm512_sub_ps(v, _mm512_loadu_ps(mean + c)), b);
-    });
-    // dx = scale * (g - mean of g - normalised x * mean of (g * normalised x)) = scale * g + x * slope + constant
-    std::vector<float> slope(channels), constant(channels);
-    for (int64_t c = 0; c < channels; c++) {
-        dshift[c] = (float)open[c];
-        dscale[c] = (float)(along[c] * inverse[c]);
-        double s = -(double)scale[c] * inverse[c] * inverse[c] * along[c] / rows;
-        slope[c] = (float)s;
-        constant[c] = (float)(-(double)scale[c] * open[c] / rows - s * mean[c]);
-    }
-    const float *slopes = slope.data(), *constants = constant.data();
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < channels; c += 16) {
-            __m512 v = load(x + r * channels + c), s = _mm512_loadu_ps(scale + c);
-            __mmask16 alive =
-                _mm512_cmp_ps_mask(_mm512_fmadd_ps(v, s, _mm512_loadu_ps(shift + c)), zero, _CMP_GT_OQ);
-            __m512 out = _mm512_fmadd_ps(v, _mm512_loadu_ps(slopes + c), _mm512_loadu_ps(constants + c));
-            if (more) out = _mm512_add_ps(out, load(more + r * channels + c));
-            store(dx + r * channels + c, _mm512_mask3_fmadd_ps(load(dy + r * channels + c), s, out, alive));
-        }
-}
-
-// The gradient of a convolution's weight ------------------------------------------------------------------------------
 
 // A tile of AMX holds 16 rows of 32 bf16. Here 32 images at one place of the map are multiplied at once, so that any
 // shift by the kernel or stride is another tile and nothing is padded: dw[co, tap, ci] = sum over places and images of
