@@ -110,7 +110,7 @@ class _Convolution(nn.Module):
         self.relu = bn is not None
         self.geometry = (list(conv.padding), list(conv.stride), [1, 1], 1)
         self.laid_out: dict[torch.Size, Tensor] = {}
-        self.prepared = winograd.prepared(self.weight) if fewer and winograd.fits(conv) else None
+        self.prepared = winograd.prepared(self.weight).contiguous() if fewer and winograd.fits(conv) else None
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         if self.prepared is not None and winograd.fits_map(x):

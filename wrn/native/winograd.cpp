@@ -1,11 +1,13 @@
 // The transforms of Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308), fp32: a 3x3 convolution
 // of stride 1, padded by 1, as 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, H
-// and W multiples of 4, C of 8. A tile is 4 x 4 places of the output; what is made of tiles is (36, tiles, C).
+// and W multiples of 4, C of 8. A tile is 4 x 4 places of the output; what is made of tiles is
+// (36, tiles, C), each of the 36 `step` numbers after the one before.
 
 #include <omp.h>
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 typedef float v8 __attribute__((vector_size(32)));
 
@@ -51,21 +53,73 @@ static inline void gradient_pass(const v8* y, int from, v8* m, int to) {
     m[5 * to] = y3;
 }
 
+// G: from three to six.
+static inline void weight_pass(const v8* w, int from, v8* u, int to) {
+    const v8 w0 = w[0], w1 = w[from], w2 = w[2 * from];
+    const v8 even = (w0 + w2) * (-1 / 6.0f), odd = w1 * (-1 / 6.0f);
+    const v8 even2 = w0 * (1 / 24.0f) + w2 * (1 / 6.0f), odd2 = w1 * (1 / 12.0f);
+    u[0] = w0 * 0.25f;
+    u[to] = even + odd;
+    u[2 * to] = even - odd;
+    u[3 * to] = even2 + odd2;
+    u[4 * to] = even2 - odd2;
+    u[5 * to] = w2;
+}
+
+// G': from six to three, for the gradient of the weight.
+static inline void weight_gradient_pass(const v8* u, int from, v8* w, int to) {
+    const v8 s1 = u[from] + u[2 * from], d1 = u[2 * from] - u[from];
+    const v8 s2 = u[3 * from] + u[4 * from], d2 = u[3 * from] - u[4 * from];
+    w[0] = u[0] * 0.25f - s1 * (1 / 6.0f) + s2 * (1 / 24.0f);
+    w[to] = d1 * (1 / 6.0f) + d2 * (1 / 12.0f);
+    w[2 * to] = (s2 - s1) * (1 / 6.0f) + u[5 * from];
+}
+
+// Of a weight (out, 3, 3, in), turned by half a turn if `turned`: (36, out, in).
+extern "C" void winograd_weight(const float* w, float* made, int64_t out, int64_t channels, int64_t turned) {
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t c = 0; c < channels; c += 8) {
+            v8 d[9], t[18], u[36];
+            for (int64_t k = 0; k < 9; k++) d[k] = load(w + (9 * o + (turned ? 8 - k : k)) * channels + c);
+            for (int j = 0; j < 3; j++) weight_pass(d + j, 3, t + j, 3);
+            for (int i = 0; i < 6; i++) weight_pass(t + 3 * i, 1, u + 6 * i, 1);
+            for (int64_t k = 0; k < 36; k++) store(made + (k * out + o) * channels + c, u[k]);
+        }
+}
+
+// From the sums of products, (36, out, in), to the gradient of the weight (out, 3, 3, in).
+extern "C" void winograd_weight_gradient(const float* made, float* dw, int64_t out, int64_t channels) {
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t c = 0; c < channels; c += 8) {
+            v8 u[36], t[18], d[9];
+            for (int64_t k = 0; k < 36; k++) u[k] = load(made + (k * out + o) * channels + c);
+            for (int j = 0; j < 6; j++) weight_gradient_pass(u + j, 6, t + j, 6);
+            for (int i = 0; i < 3; i++) weight_gradient_pass(t + 6 * i, 1, d + 3 * i, 1);
+            for (int64_t k = 0; k < 9; k++) store(dw + (9 * o + k) * channels + c, d[k]);
+        }
+}
+
 // Of the input: 6 x 6 places for each tile, which overlap; zeros outside of the map.
 extern "C" void winograd_input(
-    const float* x, float* made, int64_t images, int64_t height, int64_t width, int64_t channels) {
-    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns, step = tiles * channels;
+    const float* x, float* made, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels) {
+    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns;
+    const std::vector<float> outside(channels);
 #pragma omp parallel for schedule(static)
     for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t image = tile / (rows * columns), top = tile / columns % rows * 4 - 1, left = tile % columns * 4 - 1;
+        const float* from[36];
+        for (int64_t i = 0; i < 6; i++)
+            for (int64_t j = 0; j < 6; j++) {
+                const int64_t row = top + i, column = left + j;
+                const bool inside = row >= 0 && row < height && column >= 0 && column < width;
+                const int64_t place = (image * height + row) * width + column;
+                from[6 * i + j] = inside ? x + place * channels : outside.data();
+            }
         for (int64_t c = 0; c < channels; c += 8) {
             v8 d[36], t[36];
-            for (int64_t i = 0; i < 6; i++)
-                for (int64_t j = 0; j < 6; j++) {
-                    const int64_t row = top + i, column = left + j;
-                    const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-                    d[6 * i + j] = inside ? load(x + ((image * height + row) * width + column) * channels + c) : v8{};
-                }
+            for (int k = 0; k < 36; k++) d[k] = load(from[k] + c);
             for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
             for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, d + 6 * i, 1);
             float* to = made + tile * channels + c;
@@ -76,9 +130,9 @@ extern "C" void winograd_input(
 
 // Of the products, to the output; `bias` (C) and `shortcut` (N, H, W, C) are added if not null, then ReLU if it is wanted.
 extern "C" void winograd_output(
-    const float* made, float* y, int64_t images, int64_t height, int64_t width, int64_t channels, const float* bias,
+    const float* made, float* y, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels, const float* bias,
     const float* shortcut, int64_t relu) {
-    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns, step = tiles * channels;
+    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns;
 #pragma omp parallel for schedule(static)
     for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t image = tile / (rows * columns), top = tile / columns % rows * 4, left = tile % columns * 4;
@@ -103,8 +157,8 @@ extern "C" void winograd_output(
 
 // Of the gradient of the output, for that of the weight.
 extern "C" void winograd_gradient(
-    const float* dy, float* made, int64_t images, int64_t height, int64_t width, int64_t channels) {
-    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns, step = tiles * channels;
+    const float* dy, float* made, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels) {
+    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns;
 #pragma omp parallel for schedule(static)
     for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t image = tile / (rows * columns), top = tile / columns % rows * 4, left = tile % columns * 4;
