@@ -14,7 +14,7 @@ from wrn.training.readings import Readings
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_trains_on_the_gpu_and_is_used_on_the_cpu(tmp_path, precision):
     recipe = wrn.recipe("wrn-10-2", data="digits", epochs=6, augment="flip-crop", dropout=0.1)
     run = wrn.train(recipe, tmp_path / "run", device="cuda", precision=precision, quiet=True)
@@ -56,6 +56,18 @@ def test_low_memory_takes_less_and_changes_nothing_beyond_rounding(memory, preci
         distance = torch.linalg.vector_norm((found[memory][name] - value).double())
         scale = torch.linalg.vector_norm(value.double())
         assert distance <= (1e-4 if precision == "fp32" else 3e-2) * scale, name
+
+
+def test_tf32_rounds_and_fp32_does_not():
+    """A convolution of both, against float64."""
+    conv, x = torch.nn.Conv2d(64, 64, 3, padding=1).cuda(), torch.randn(8, 64, 32, 32, device="cuda")
+    with torch.no_grad():
+        exact, far = torch.nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1), {}
+        for precision in ("fp32", "tf32"):
+            with choose("cuda", precision).autocast():
+                far[precision] = ((conv(x) - exact).norm() / exact.norm()).item()
+    assert far["fp32"] < 1e-6
+    assert 1e-5 < far["tf32"] < 2e-3
 
 
 def test_compiled_run(tmp_path):

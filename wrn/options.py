@@ -16,7 +16,8 @@ def option(meaning: str, metavar: str | None = None) -> Any:
 
 Device = Annotated[str | None, option("where to compute (default: the fastest here)", "cpu|cuda|cuda:1|mps")]
 Precision = Annotated[
-    Literal["fp32", "bf16"] | None, option("arithmetic of training (default: the fastest here)", "fp32|bf16")
+    Literal["fp32", "tf32", "bf16"] | None,
+    option("arithmetic of training (default: the fastest here)", "fp32|tf32|bf16"),
 ]
 Root = Annotated[str | None, option("a folder that has the data set's files already", "FOLDER")]
 Workers = Annotated[int | None, option("threads or processes that decode pictures (default: all cores)", "INT")]

@@ -20,7 +20,7 @@ from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate
 from wrn.inference import fastest
-from wrn.training.precision import choose, forbid_tf32
+from wrn.training.precision import allow_tf32, choose
 
 
 class TrainedModel(nn.Module):
@@ -104,7 +104,7 @@ def load(path: str | Path, device: str = "cpu", *, optimize: bool = False) -> Tr
 
     Raises FileNotFoundError if there is none, wrn.Error if the run is unfinished or the file damaged.
     """
-    forbid_tf32()
+    allow_tf32(False)
     header = weights.header_of(path)
     network = weights.network_of(path)
     try:

@@ -1,5 +1,7 @@
 """Ways to compute, which change nothing beyond rounding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,7 +54,8 @@ def test_low_memory_keeps_less_when_compiled_and_does_not_stay_on():
     ("asked", "says"),
     [
         ({"memory": "none"}, "must be normal, low or lowest"),
-        ({"precision": "fp16"}, "must be fp32 or bf16"),
+        ({"precision": "fp16"}, "must be fp32, tf32 or bf16"),
+        ({"device": "cpu", "precision": "tf32"}, "NVIDIA's GPUs have it"),
         ({"device": "gpu"}, "no such device"),
         ({"device": "cpu", "compile": True, "native": True}, "are for CPUs, uncompiled"),
     ],
@@ -60,3 +63,21 @@ def test_low_memory_keeps_less_when_compiled_and_does_not_stay_on():
 def test_what_cannot_be_had_is_told(asked, says):
     with pytest.raises(ValueError, match=says):
         choose(**asked)
+
+
+def test_tf32_is_what_the_execution_says_whatever_the_process_was_set_to():
+    """Settings alone, which a CPU has too; what they do is for a GPU to show (test_gpu)."""
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    execution = replace(choose("cpu", "fp32"), precision="tf32")
+    before = [each.allow_tf32 for each in flags]
+    try:
+        execution.apply()
+        assert all(each.allow_tf32 for each in flags)
+        with execution.exact().autocast():
+            assert not any(each.allow_tf32 for each in flags)
+        assert all(each.allow_tf32 for each in flags), "for the backward pass"
+        choose("cpu", "fp32").apply()
+        assert not any(each.allow_tf32 for each in flags)
+    finally:
+        for each, allowed in zip(flags, before, strict=True):
+            each.allow_tf32 = allowed

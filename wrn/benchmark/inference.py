@@ -11,12 +11,13 @@ import wrn
 from wrn.benchmark.timing import (
     Contestant,
     alternate,
+    as_ours,
+    as_usual,
     compared,
     machine,
     peaks,
     share_of_matmul_peak,
     synchronize,
-    with_allocator,
 )
 from wrn.inference import fastest
 from wrn.training.precision import choose
@@ -41,11 +42,11 @@ def bench_inference(
         for batch_size in batch_sizes:
             images = torch.randn(batch_size, 3, 32, 32, device=execution.device)
             contestants: dict[str, Contestant] = {
-                OURS: with_allocator(_of(optimised, images), keep=True),
-                EAGER: with_allocator(_of(network, images), keep=False),
+                OURS: as_ours(_of(optimised, images)),
+                EAGER: as_usual(_of(network, images)),
             }
             if execution.device == "cpu" and (onnx := _onnx(network, images)):
-                contestants[ONNX] = with_allocator(onnx, keep=False)
+                contestants[ONNX] = as_usual(onnx)
             rows += compared(model, batch_size, alternate(contestants, rounds))
             rows[-len(contestants)]["how"] = how
     best = peaks(execution.device)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import wrn
-from wrn.benchmark.timing import alternate, machine, summary, synchronize, with_allocator
+from wrn.benchmark.timing import alternate, as_ours, machine, summary, synchronize
 from wrn.benchmark.training import endless, ours, recipe_of, resident
 from wrn.training.precision import choose
 
@@ -39,7 +39,7 @@ def bench_loading(
 
         seconds = alternate(
             {
-                name: with_allocator(step, keep=True)
+                name: as_ours(step)
                 for name, step in {
                     "ms_loaded": ours(recipe, execution, network, endless(split, recipe)),
                     "ms_fixed": ours(recipe, execution, network, cycle([next(alone)])),

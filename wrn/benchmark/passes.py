@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import wrn
-from wrn.benchmark.timing import Contestant, alternate, machine, summary, synchronize, with_allocator
+from wrn.benchmark.timing import Contestant, alternate, as_ours, machine, summary, synchronize
 from wrn.experiments.catalog import EXPERIMENTS
 from wrn.models.families import DepthRule
 from wrn.paper import rows as rows_of
@@ -36,9 +36,7 @@ def bench_times(
     execution.apply()
     chosen = [row for row in known.rows if not only or row.key in (*only, times.to)]
     contestants = {
-        row.key: with_allocator(
-            _passes(row.model, row.fields.get("depth_rule"), size, times.image_size, execution), keep=True
-        )
+        row.key: as_ours(_passes(row.model, row.fields.get("depth_rule"), size, times.image_size, execution))
         for row in chosen
     }
     seconds = alternate(contestants, rounds)

@@ -20,7 +20,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 def in_words(peaks: Mapping[str, float]) -> str:
     """`matrix products of bf16 2.2 TFLOP/s, of fp32 0.36 TFLOP/s, copying 24 GB/s`."""
-    kinds = ("bf16", "fp32")
+    kinds = ("bf16", "tf32", "fp32")
     products = [
         f"of {kind} {rate} TFLOP/s" for kind in kinds if (rate := peaks.get(f"matmul_{kind}_tflops")) is not None
     ]

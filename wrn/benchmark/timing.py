@@ -14,6 +14,7 @@ from wrn.errors import UsageError
 from wrn.hardware import multiplies_bf16
 from wrn.models.complexity import describe
 from wrn.native.memory import free_memory_as_usual, keep_freed_memory
+from wrn.training.precision import allow_tf32, tf32_is_allowed
 
 Contestant = Callable[[], None]
 """One step of the work to be timed; whatever it computes is done when it returns."""
@@ -60,28 +61,45 @@ def share_of_matmul_peak(model: str, batch_size: int, ms: float, passes: int, pe
     return round(2 * passes * describe(model).macs * batch_size / ms / 1e9 / peak_tflops, 3)
 
 
-def with_allocator(step: Contestant, keep: bool) -> Contestant:
-    """The step with glibc's memory as `wrn train` sets it, or as a process begins with it (on other systems: as is)."""
+def as_ours(step: Contestant) -> Contestant:
+    """The step in a process that `wrn train` has set up."""
 
     def timed() -> None:
-        keep_freed_memory() if keep else free_memory_as_usual()
+        keep_freed_memory()
         step()
 
     return timed
 
 
+def as_usual(step: Contestant) -> Contestant:
+    """The step in a process as it begins: glibc's memory, and cuDNN free to round to TF32."""
+
+    def timed() -> None:
+        free_memory_as_usual()
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, True
+        step()
+        torch.backends.cudnn.allow_tf32 = before
+
+    return timed
+
+
 def peaks(device: str) -> dict[str, float]:
-    """The machine's best of some: TFLOP/s of fp32 and, where it multiplies that fast, bf16 matrix products; GB/s of
-    copying (read and written).
+    """The machine's best of some: TFLOP/s of fp32 and, where it multiplies these fast, bf16 and TF32 matrix products;
+    GB/s of copying (read and written).
     """
     best = {}
     n = 8192 if device != "cpu" else 2048
-    kinds = {"matmul_fp32_tflops": torch.float32}
+    kinds = {"fp32": torch.float32}
     if multiplies_bf16(torch.device(device)):
-        kinds["matmul_bf16_tflops"] = torch.bfloat16
+        kinds["bf16"] = torch.bfloat16
+        if torch.device(device).type == "cuda":
+            kinds["tf32"] = torch.float32
+    before = tf32_is_allowed()
     for name, kind in kinds.items():
+        allow_tf32(name == "tf32")
         a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
-        best[name] = round(2 * n**3 / _best(partial(torch.mm, a, b), device) / 1e12, 3)
+        best[f"matmul_{name}_tflops"] = round(2 * n**3 / _best(partial(torch.mm, a, b), device) / 1e12, 3)
+    allow_tf32(before)
     source = torch.empty(64 << 20, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     best["copy_gb_per_s"] = round(2 * source.nbytes / _best(lambda: target.copy_(source), device) / 1e9, 2)

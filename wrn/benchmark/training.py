@@ -15,13 +15,14 @@ from wrn.benchmark import baselines
 from wrn.benchmark.timing import (
     Contestant,
     alternate,
+    as_ours,
+    as_usual,
     compared,
     machine,
     peaks,
     share_of_matmul_peak,
     summary,
     synchronize,
-    with_allocator,
 )
 from wrn.data.loader import Resident
 from wrn.errors import UsageError
@@ -77,10 +78,10 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     classes, split = resident(recipe, execution.device)
     network = execution.place(wrn.network_of(recipe, classes, 0)).train()
     name = f"{OURS}, compiled" if execution.compile else OURS
-    contestants = {name: with_allocator(ours(recipe, execution, network, endless(split, recipe)), keep=True)}
+    contestants = {name: as_ours(ours(recipe, execution, network, endless(split, recipe)))}
     if compare:
         for name, each in usual_loops(recipe, execution.device, split).items():
-            contestants[name] = with_allocator(each, keep=False)
+            contestants[name] = as_usual(each)
     rows = compared(recipe.model, recipe.batch_size, alternate(contestants, rounds))
     own = rows[0]
     if execution.device == "cpu":

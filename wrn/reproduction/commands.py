@@ -9,6 +9,7 @@ from wrn.display import tell
 from wrn.errors import Error, UsageError
 from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option
 
+Arithmetic = Annotated[Literal["fp32", "tf32", "bf16"], arg(help="arithmetic of training", metavar="fp32|tf32|bf16")]
 Version = Annotated[
     Literal["v1", "bmvc", "v4"], arg(help="of the paper, whose numbers and preprocessing", metavar="v1|bmvc|v4")
 ]
@@ -24,7 +25,7 @@ def reproduce(
     paper_version: Version = "v4",
     jobs: Annotated[int, arg(help="runs at a time; the cores are shared out")] = 1,
     dry_run: Annotated[bool, option("show the plan, with an estimate of time and disk, and stop")] = False,
-    precision: Annotated[Literal["fp32", "bf16"], arg(help="arithmetic of training", metavar="fp32|bf16")] = "fp32",
+    precision: Arithmetic = "fp32",
     device: Device = None,
     workers: Workers = None,
     root: Root = None,
@@ -55,7 +56,7 @@ def tune(
     recipe: Annotated[str, arg(help="see `wrn list recipes`", metavar="NAME")] = "authors",
     trials: Annotated[int, arg(help="runs in all, earlier ones included")] = 10,
     seed: Annotated[int, arg(help="of every run, and of the search")] = 0,
-    precision: Annotated[Literal["fp32", "bf16"], arg(help="arithmetic of training", metavar="fp32|bf16")] = "fp32",
+    precision: Arithmetic = "fp32",
     device: Device = None,
     workers: Workers = None,
     root: Root = None,

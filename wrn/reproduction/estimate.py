@@ -45,10 +45,10 @@ def estimate(jobs: Sequence[Job], device: str | None = None) -> dict[str, Estima
 
 
 def _of_a_finished(job: Job) -> float | None:
-    """What the same recipe took with another seed."""
+    """What the same recipe took with another seed, in the same arithmetic."""
     for path in sorted(job.path.parent.glob("seed*/result.json")):
-        if path.parent.name.endswith("-bf16") == (job.precision == "bf16"):
-            return float(Run(path.parent).result["seconds"])
+        if (result := Run(path.parent).result)["precision"] == job.precision:
+            return float(result["seconds"])
     return None
 
 

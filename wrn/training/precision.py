@@ -13,11 +13,11 @@ from wrn.errors import Error, UsageError
 from wrn.files import cache_dir
 from wrn.hardware import multiplies_bf16
 from wrn.native import operations, recomputation
-from wrn.native.library import available, library
+from wrn.native.library import Kind, available, library
 from wrn.native.memory import keep_freed_memory
 from wrn.native.recomputation import Memory
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,19 @@ class Execution:
     deterministic: bool = False
 
     @property
-    def could_be_native(self) -> bool:
-        """Whether our kernels do such work, where the processor can run them."""
-        return torch.device(self.device).type == "cpu" and not self.compile
+    def kind(self) -> Kind | None:
+        """Which of our kernels do such work, where the processor can run them; None if none of them."""
+        on_cpu = torch.device(self.device).type == "cpu"
+        return self.precision if on_cpu and not self.compile and self.precision != "tf32" else None
 
     def apply(self) -> None:
-        """Set the process up: threads, no TF32 where fp32 was asked for, freed memory and compiled code kept.
+        """Set the process up: threads, TF32 only where it was asked for, freed memory and compiled code kept.
 
         `deterministic`: no kernel that adds up in an order of its own; torch refuses what it has no other for.
         """
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        forbid_tf32()
+        allow_tf32(self.precision == "tf32")
         if torch.device(self.device).type == "cpu":
             keep_freed_memory()
         if self.compile:  # before torch, as it begins to compile, chooses a place that the system clears up
@@ -59,12 +60,21 @@ class Execution:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout."""
-        kernels = operations.enabled(self.precision) if self.native else nullcontext()
+        """bf16 for convolutions and linear layers, fp32 for BN statistics and master weights; or fp32 throughout.
+
+        TF32 too is as this execution has it, whatever the process was set to.
+        """
+        kernels = operations.enabled(self.kind) if self.native and self.kind else nullcontext()
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
         # What is compiled decides by itself what to keep, within a budget
-        with autocast, kernels, recomputation.using("normal" if self.compile else self.memory):
-            yield
+        memory = recomputation.using("normal" if self.compile else self.memory)
+        before = tf32_is_allowed()
+        allow_tf32(self.precision == "tf32")
+        try:
+            with autocast, kernels, memory:
+                yield
+        finally:
+            allow_tf32(before)
 
     def exact(self) -> "Execution":
         """The same in fp32."""
@@ -133,6 +143,7 @@ def choose(
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
     AMX or AVX512-BF16). On CPUs our own kernels (`native`), if a C++ compiler is found: for bf16 with AVX512-BF16, for
     fp32 with AVX2; the latter not where fp32 is asked for, which is then torch's own to the bit.
+    "tf32": fp32 whose products round their factors to 10 bits, on GPUs.
     `memory`: "low" computes BN-ReLU again in the backward pass, "lowest" whole residual blocks. `deterministic`: the
     same bits each time on CUDA too, as on CPUs.
     Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
@@ -140,21 +151,23 @@ def choose(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     known = _known_device(device)
-    if precision not in (None, "fp32", "bf16"):
-        raise UsageError(f"precision {precision!r}: must be fp32 or bf16")
+    if precision not in (None, *get_args(Precision)):
+        raise UsageError(f"precision {precision!r}: must be fp32, tf32 or bf16")
+    if precision == "tf32" and not (known.type == "cuda" and multiplies_bf16(known)):
+        raise UsageError("precision tf32: NVIDIA's GPUs have it, from Ampere on; take fp32 or bf16")
     if memory not in get_args(Memory):
         raise UsageError(f"memory {memory!r}: must be {', '.join(get_args(Memory)[:-1])} or {get_args(Memory)[-1]}")
     chosen: Precision = precision or ("bf16" if multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
     # MPS is left in its default layout: channels_last has not been run there
     found = Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads())
     found = replace(found, memory=memory, deterministic=deterministic)
-    if native and not found.could_be_native:
+    if native and found.kind is None:
         raise UsageError("native: the kernels are for CPUs, uncompiled; leave --native out")
-    if native:
-        library(chosen)
-    elif native is None:
+    if native and found.kind:
+        library(found.kind)
+    elif native is None and found.kind:
         left_to_us = precision is None or chosen == "bf16"
-        native = left_to_us and found.could_be_native and available(chosen)
+        native = left_to_us and available(found.kind)
     return replace(found, native=bool(native))
 
 
@@ -170,14 +183,19 @@ def recorded(fields: dict[str, Any]) -> Execution:
     except TypeError as error:
         raise Error(f"env.json: damaged, or of another version ({error}); start over with --fresh") from error
     _known_device(execution.device)
-    if execution.native:
-        library(execution.precision)
+    if execution.native and execution.kind:
+        library(execution.kind)
     return execution
 
 
-def forbid_tf32() -> None:
-    """fp32 means fp32: cuDNN would round the inputs of convolutions to 10 bits by default."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+def allow_tf32(allowed: bool) -> None:
+    """Whether products of fp32 on a GPU may round their factors to 10 bits, as cuDNN does of itself."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def tf32_is_allowed() -> bool:
+    """Whether they may; as `allow_tf32` left it."""
+    return torch.backends.cuda.matmul.allow_tf32
 
 
 def _known_device(device: str) -> torch.device:

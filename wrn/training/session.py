@@ -56,7 +56,7 @@ def train(
 ) -> Run:
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
-    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "bf16"),
+    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`. `device`, `precision` ("fp32", "tf32", "bf16"),
     `compile`, `native` (our own kernels, for CPUs; where fp32 is asked for they are not taken unless asked for too) and
     `memory` ("low" computes BN-ReLU twice instead of keeping what it gives, "lowest" whole residual blocks) are chosen
     once and kept when the run continues. On the CPU the result is a function of recipe, seed and these. `workers`
@@ -93,7 +93,7 @@ def train(
     run.must_be_free()
     begun = not fresh and run.begun
     execution = recorded(run.env["execution"]) if begun else choose(**asked)
-    if execution.could_be_native and native is None and (why := lacking(execution.precision)):
+    if execution.kind and native is None and (why := lacking(execution.kind)):
         log.line(f"{why}; training without them is slower")
     with _explaining(execution, log):  # what is refused here leaves no folder behind
         training = _prepared(recipe, run, seed, execution, log, begun, keep_every, teacher, workers, root)
