@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 import wrn
 from wrn.data.loader import Resident
-from wrn.training.loop import gradient_norm
-from wrn.training.optim import is_fused, skip_unless_finite
+from wrn.training.loop import passes
+from wrn.training.optim import is_fused
 from wrn.training.precision import choose
 from wrn.training.readings import Readings
 
@@ -86,13 +86,8 @@ def test_no_step_waits_for_the_gpu():
     readings, losses = Readings("cuda", may_run_ahead=is_fused(optimizer)), []
     try:
         for step, (images, labels) in enumerate(data.train.batches(recipe, seed=0, epoch=1), 1):
-            loss, logits = learnt(execution.arrange(images), labels)
-            wrong = (logits.argmax(1) != labels).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            norm = gradient_norm(optimizer)
-            skip_unless_finite(optimizer, norm)
-            losses += [each.loss for each in readings.add(step, loss, norm, wrong, len(labels))]
+            found = passes(learnt, optimizer, execution.arrange(images), labels)
+            losses += [each.loss for each in readings.add(step, *found)]
             optimizer.step()
             torch.cuda.set_sync_debug_mode("error")  # from the second step on
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import wrn
-from wrn.benchmark.timing import alternate, as_ours, machine, summary, synchronize
+from wrn.benchmark.timing import alternate, as_ours, machine, summary
 from wrn.benchmark.training import endless, ours, recipe_of, resident
 from wrn.training.precision import choose
 
@@ -35,7 +35,6 @@ def bench_loading(
 
         def make(alone: Iterator[tuple[Tensor, Tensor]] = alone) -> None:
             execution.arrange(next(alone)[0])
-            synchronize(execution.device)
 
         seconds = alternate(
             {
@@ -47,6 +46,7 @@ def bench_loading(
                 }.items()
             },
             rounds,
+            device=execution.device,
         )
         found = {name: summary(each)["ms"] for name, each in seconds.items()}
         share = round(found["ms_making"] / found["ms_loaded"], 4)

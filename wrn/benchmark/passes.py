@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import wrn
-from wrn.benchmark.timing import Contestant, alternate, as_ours, machine, summary, synchronize
+from wrn.benchmark.timing import Contestant, alternate, as_ours, machine, summary
 from wrn.experiments.catalog import EXPERIMENTS
 from wrn.models.families import DepthRule
 from wrn.paper import rows as rows_of
@@ -39,7 +39,7 @@ def bench_times(
         row.key: as_ours(_passes(row.model, row.fields.get("depth_rule"), size, times.image_size, execution))
         for row in chosen
     }
-    seconds = alternate(contestants, rounds)
+    seconds = alternate(contestants, rounds, device=execution.device)
     to = summary(seconds[times.to])["ms"]
     paper = {row.key: rows_of(experiment)[row.paper][times.key] for row in chosen if row.paper is not None}
     rows = []
@@ -62,6 +62,5 @@ def _passes(model: str, rule: DepthRule | None, batch_size: int, image_size: int
             loss = F.cross_entropy(network(images).float(), labels)
         loss.backward()
         network.zero_grad()
-        synchronize(execution.device)
 
     return step

@@ -17,11 +17,16 @@ from wrn.native.memory import free_memory_as_usual, keep_freed_memory
 from wrn.training.precision import allow_tf32, tf32_is_allowed
 
 Contestant = Callable[[], None]
-"""One step of the work to be timed; whatever it computes is done when it returns."""
+"""One step of the work to be timed. What it asks of a GPU may still be in the making when it returns."""
 
 
-def alternate(contestants: Mapping[str, Contestant], rounds: int, turn: float = 0.5) -> dict[str, list[float]]:
-    """Seconds a step, of each round: the contestants take turns of at least `turn` seconds, and at least a step."""
+def alternate(
+    contestants: Mapping[str, Contestant], rounds: int, turn: float = 0.5, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Seconds a step, of each round: the contestants take turns of at least `turn` seconds, and at least a step.
+
+    Of steps on a GPU too the time is taken when all is done that they asked it for.
+    """
     if rounds < 1:
         raise UsageError(f"--rounds {rounds}: must be at least 1")
     for step in contestants.values():
@@ -31,10 +36,12 @@ def alternate(contestants: Mapping[str, Contestant], rounds: int, turn: float = 
     for _ in range(rounds):
         for name, step in contestants.items():
             step()  # the processor's caches are full of the last one's
+            synchronize(device)
             steps, clock = 0, time.perf_counter()
             while steps == 0 or time.perf_counter() - clock < turn:
                 step()
                 steps += 1
+            synchronize(device)
             seconds[name].append((time.perf_counter() - clock) / steps)
     return seconds
 

@@ -22,7 +22,6 @@ from wrn.benchmark.timing import (
     peaks,
     share_of_matmul_peak,
     summary,
-    synchronize,
 )
 from wrn.data.loader import Resident
 from wrn.errors import UsageError
@@ -31,8 +30,11 @@ from wrn.native import winograd
 from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
+from wrn.training.loop import passes
 from wrn.training.objective import objective
+from wrn.training.optim import is_fused
 from wrn.training.precision import Execution, choose
+from wrn.training.readings import Readings
 
 OURS, USUAL = "wrn", "usual loop, fp32"
 BATCH_SIZES = {"wrn-16-4": 128, "wrn-28-10": 32, "wrn-40-4": 64}  # on a CPU; elsewhere the paper's 128
@@ -82,7 +84,7 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     if compare:
         for name, each in usual_loops(recipe, execution.device, split).items():
             contestants[name] = as_usual(each)
-    rows = compared(recipe.model, recipe.batch_size, alternate(contestants, rounds))
+    rows = compared(recipe.model, recipe.batch_size, alternate(contestants, rounds, device=execution.device))
     own = rows[0]
     if execution.device == "cpu":
         with execution.autocast():
@@ -121,16 +123,13 @@ def ours(
     learnt = objective(network, recipe, autocast=execution.autocast, compiled=execution.compiled)
     learnt.start_epoch(1)
     optimizer = wrn.optimizer(network, recipe)
+    readings = Readings(execution.device, may_run_ahead=is_fused(optimizer))
 
     def step() -> None:
         images, labels = next(loaded)
-        loss, logits = learnt(execution.arrange(images), labels)
-        loss.item()
-        optimizer.zero_grad()
-        loss.backward()
+        found = passes(learnt, optimizer, execution.arrange(images), labels)
+        list(readings.add(0, *found))
         optimizer.step()
-        int((logits.argmax(1) != labels).sum())
-        synchronize(execution.device)
 
     return step
 
@@ -206,7 +205,7 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
 
     def with_fewer_multiplications() -> None:
         winograd.convolve(x, winograd.prepared(weight))
-        winograd.convolve(dy, winograd.prepared(weight.flip(2, 3).transpose(0, 1)))
+        winograd.convolve(dy, winograd.prepared(weight, for_gradient=True))
         winograd.weight_gradient(x, dy)
 
     def step() -> None:

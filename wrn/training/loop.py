@@ -23,7 +23,7 @@ from wrn.runs import Run
 from wrn.training import checkpoint, outcome
 from wrn.training.checkpoint import Belongings, Progress
 from wrn.training.interruption import Interrupted, Interruption
-from wrn.training.objective import objective
+from wrn.training.objective import Objective, objective
 from wrn.training.optim import is_fused, optimizer, set_rates, skip_unless_finite, start_epoch
 from wrn.training.precision import Execution
 from wrn.training.readings import Reading, Readings
@@ -108,13 +108,8 @@ class Training:
         clock = time.perf_counter()
         for images, labels in batches:
             set_rates(self.optimizer, recipe, epoch, progress.step / steps)
-            loss, logits = self.objective(self.execution.arrange(images), labels)
-            wrong = (logits.argmax(1) != labels).sum()
-            self.optimizer.zero_grad()
-            loss.backward()
-            norm = gradient_norm(self.optimizer)
-            skip_unless_finite(self.optimizer, norm)
-            self.take(readings.add(progress.step + 1, loss, norm, wrong, len(labels)), epoch, progress)
+            found = passes(self.objective, self.optimizer, self.execution.arrange(images), labels)
+            self.take(readings.add(progress.step + 1, *found), epoch, progress)  # which stops if it is not finite
             self.optimizer.step()
 
             timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
@@ -167,6 +162,22 @@ class Training:
         belongings = Belongings(self.identity, files, (whitening,) if whitening.exists() else ())
         checkpoint.save(self.checkpoints, self.objective.trained, self.optimizer, progress, belongings, self.keep_every)
         self.interrupt.saved()
+
+
+def passes(
+    objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Forward and backward through a batch: its mean loss, the norm of the gradient, wrong answers, and of how many.
+
+    All that a step is but for the optimiser's own, which leaves all as it is if the norm is not finite.
+    """
+    loss, logits = objective(images, labels)
+    wrong = (logits.argmax(1) != labels).sum()
+    optimizer.zero_grad()
+    loss.backward()
+    norm = gradient_norm(optimizer)
+    skip_unless_finite(optimizer, norm)
+    return loss, norm, wrong, len(labels)
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
