@@ -1,9 +1,9 @@
-"""One's own training loop from the parts of `wrn`: the same bits as `wrn train`.
+"""One's own training loop from the parts of `wrn`: the same bits as `wrn train --precision fp32`.
 
     uv run python examples/own_loop.py --epochs 2
 
 Copy it, then change what your method changes: the loss, the step, what is trained. It ends by comparing its weights
-with those of `wrn train`.
+with those of that run.
 """
 
 import argparse

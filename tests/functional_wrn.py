@@ -1,4 +1,4 @@
-"""WRN-n-k a second time, as plain functions of a dictionary of tensors, written from SPEC section 1 alone.
+"""WRN-n-k a second time, as plain functions of a dictionary of tensors, from the paper and its released code alone.
 
 The keys are those of `state_dict` in DESIGN's contract. No module, no shared code: what it agrees with is right twice.
 """
@@ -37,7 +37,7 @@ def wrn(p, x, n_blocks, m, training):
 
 
 def shapes(n_blocks, k, m, num_classes):
-    """Name -> shape of everything that is learnt or kept, from SPEC 1.1 to 1.3."""
+    """Name -> shape of everything that is learnt or kept, as the paper and its released code have them."""
     widths = [16, int(16 * k), int(32 * k), int(64 * k)]
     out = {"conv1.weight": (16, 3, 3, 3)}
     for g in (1, 2, 3):

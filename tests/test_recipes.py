@@ -1,4 +1,4 @@
-"""Recipes: SPEC 3.1 and 3.4, and their JSON."""
+"""Recipes: what the paper and its released codes say, and their JSON."""
 
 import json
 from collections import Counter
@@ -129,7 +129,7 @@ def test_fields_of_a_file_are_checked_too():
 
 @pytest.mark.parametrize(
     ("name", "batch", "rates", "drops", "end"),
-    [  # SPEC 5: rates, and the thousands of iterations after which they change
+    [  # rates, and the thousands of iterations after which they change
         ("resnet", 128, (0.1, 0.01, 0.001), (32, 48), 64),
         ("resnet-110", 128, (0.01, 0.1, 0.01, 0.001), (0.4, 32, 48), 64),
         ("highway", 100, (0.025, 0.0025, 0.00025, 0.000025), (100, 150, 175), 200),

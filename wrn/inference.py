@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrn.environment import code
 from wrn.files import cache_dir, write_json
 from wrn.hardware import multiplies_bf16
 from wrn.models.blocks import ResidualBlock
@@ -175,13 +176,14 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
     noise = noise.to(device)
     with torch.inference_mode():
         exact = network(noise[:8])
+        near = 0.02 * torch.linalg.vector_norm(exact)
         good = {
             how: candidate
             for how, candidate in candidates.items()
-            if torch.linalg.vector_norm(candidate(noise[:8]) - exact) <= 0.02 * torch.linalg.vector_norm(exact)
+            if candidate is network or torch.linalg.vector_norm(candidate(noise[:8]) - exact) <= near
         }
     machine = [str(device), torch.get_num_threads(), torch.__version__, torch.cpu.get_capabilities()]
-    facts = [name, image_size, sorted(good), *machine]
+    facts = [name, image_size, sorted(good), *machine, code()]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     kept = cache_dir() / "inference" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError):

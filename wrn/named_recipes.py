@@ -22,7 +22,7 @@ class Named:
     of_the_paper: bool = False  # whether the paper's schedules for single data sets are part of it
 
 
-_HE = {  # SPEC 5: 64k iterations of 128, divided by 10 after 32k and 48k. By one deviation of all values: ours
+_HE = {  # Section 4.2: 64k iterations of 128, divided by 10 after 32k and 48k. By one deviation of all values: ours
     "epochs": 164,
     "milestones": (83, 124),
     "lr_decay": 0.1,
@@ -34,7 +34,6 @@ _HE = {  # SPEC 5: 64k iterations of 128, divided by 10 after 32k and 48k. By on
 _WARM = {"lr": 0.01, "milestones": (2, 83, 124), "rates": (0.1, 0.01, 0.001)}  # 400 iterations, rounded to an epoch
 _BY_LAYER = {"nesterov": False, "conv_init": "published", "layer_rules": True, "padding": "zero"}
 
-# SPEC 3.1, 1.5, 3.4, 5, 3.3, in this order
 RECIPES: dict[str, Named] = {
     "paper": Named("the printed text; where it is silent, the usual choice", of_the_paper=True),
     "authors": Named(

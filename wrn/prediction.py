@@ -99,12 +99,12 @@ class TrainedModel(nn.Module):
 def load(path: str | Path, device: str = "cpu", *, optimize: bool = False) -> TrainedModel:
     """The trained network of a finished run (its folder, or its `model.safetensors`), fp32, in evaluation mode.
 
-    TF32 is switched off for the process: fp32 means fp32. `optimize`: for use alone, without gradients, as it answers
-    soonest on this machine: in bf16 where that is near enough, BN folded (`wrn.inference.fastest`).
+    On a GPU TF32 is switched off for the process: fp32 means fp32. `optimize`: for use alone, without gradients, as it
+    answers soonest on this machine: in bf16 where that is near enough, BN folded (`wrn.inference.fastest`).
 
     Raises FileNotFoundError if there is none, wrn.Error if the run is unfinished or the file damaged.
     """
-    allow_tf32(False)
+    allow_tf32(device, False)
     header = weights.header_of(path)
     network = weights.network_of(path)
     try:

@@ -309,7 +309,7 @@ RESULT = (
     "model", "data", "recipe", "deviations", "seed", "epochs", "test_error", "test_error_is", "best_test_error",
     "best_test_error_is", "selected_epoch", "val_error", "val_images", "test_top5_error", "test_loss", "train_loss",
     "parameters", "classes", "train_images", "test_images", "data_fingerprint", "model_sha256", "preprocess",
-    "precision", "device", "determinism", "bit_exact", "seconds", "images_per_second", "peak_memory",
+    "precision", "native", "device", "determinism", "bit_exact", "seconds", "images_per_second", "peak_memory",
 )  # fmt: skip
 """The fields of `result.json`."""
 

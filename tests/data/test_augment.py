@@ -7,7 +7,7 @@ from wrn.data import augment
 
 
 def slow(image, flip, offset):
-    """NumPy's own reflection padding, mirror, crop: the text of SPEC 3.1."""
+    """NumPy's own reflection padding, mirror, crop: as the paper says it."""
     if flip:
         image = image[:, ::-1]
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")

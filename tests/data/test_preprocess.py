@@ -32,7 +32,7 @@ def crops(count=3000, side=8):
 
 
 def whitened_by_hand(images, others):
-    """SPEC 3.1 step by step, in float64, by a singular value decomposition of the data: whitened `others`."""
+    """What pylearn2 does, in float64, by a singular value decomposition of the data: whitened `others`."""
 
     def normalised(pictures):
         rows = [np.concatenate([picture[..., c].ravel() for c in range(3)]).astype(np.float64) for picture in pictures]

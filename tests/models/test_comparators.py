@@ -1,4 +1,4 @@
-"""NIN, DSN, FitNet, Highway, ELU and VGG against functional twins written from SPEC 5; what is particular to each."""
+"""NIN, DSN, FitNet, Highway, ELU and VGG against functional twins from their papers; what is particular to each."""
 
 import pytest
 import torch
@@ -203,7 +203,7 @@ def test_gates_begin_at_minus_2(conv_init):
 
 
 def test_elus_rates():
-    """SPEC 5: 0, .1 … .5, 0 on the last layer of each stack; then on every layer; then 1.5 times as much."""
+    """0, .1 … .5, 0 on the last layer of each stack; then on every layer; then 1.5 times as much."""
     model = wrn.create_model("elu", num_classes=7, dropout=0.5)
     rates = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0]
 
@@ -267,7 +267,6 @@ def rules(name):
 
 
 def test_rules_are_those_of_the_sources():
-    """SPEC 5."""
     companions = {key: rule for key, rule in rules("dsn").items() if "companion" in key}
     assert len(companions) == 6
     for key, rule in companions.items():

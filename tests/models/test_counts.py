@@ -51,8 +51,8 @@ COUNTS = {
         if key in CLASSES
     },
     ("vgg", 10): LOGS["VGG-16conv-BN"],
-    ("wrn-34-3-imagenet", 1000): 192_712_872,  # SPEC 2.1; no row of Table 7
-    ("wrn-101-2-bottleneck", 1000): 126_886_696,  # SPEC 2.2: torchvision's; not in the paper
+    ("wrn-34-3-imagenet", 1000): 192_712_872,  # no row of Table 7
+    ("wrn-101-2-bottleneck", 1000): 126_886_696,  # torchvision's; not in the paper
 }
 TWICE = [("pre-resnet-1001", 100), ("resnet-1202", 100)]  # 5 s each; with 10 classes they are counted below too
 
@@ -66,7 +66,7 @@ def test_counts_are_the_published_ones(name, classes):
     assert described(name, classes).params == COUNTS[name, classes]
 
 
-# Table 5 prints 10.2M for these three: right for none (SPEC 9), but for the last one without its BN
+# Table 5 prints 10.2M for these three: right for none, but for the last one without its BN
 NOT_10_2 = ["resnet-1202", "stochastic-depth-1202", "pre-resnet-1001"]
 PRINTED = [
     *(
@@ -77,9 +77,13 @@ PRINTED = [
     *((name_of(row), row["params_M"]["v4"], True) for row in TABLE5 if isinstance(row["params_M"], dict)),
     *((name_of(row), row["params_M"], True) for row in IMAGENET),
     ("wrn-40-4", 8.7, False),  # v1's misprint
-    ("stochastic-depth-1202", 19.4, False),  # SPEC 5 rounds down its body's: the released code's biases make it 19.5M
-    ("fitnet", 2.5, False),  # SPEC 5: its paper says so, its released configuration is what is built
-    ("highway", 2.3, True),  # SPEC 5
+    (
+        "stochastic-depth-1202",
+        19.4,
+        False,
+    ),  # of its body, rounded down: the released biases make it 19.5M
+    ("fitnet", 2.5, False),  # its paper says so, its released configuration is what is built
+    ("highway", 2.3, True),
 ]
 
 assert len(PRINTED) == 26
@@ -99,7 +103,7 @@ def test_the_1001_layers_have_10_2_million_parameters_without_bn():
 
 
 def test_elus_39_3_million_are_with_100_classes():
-    assert [round(described("elu", classes).params / 1e6, 1) for classes in (10, 100)] == [39.2, 39.3]  # SPEC 5
+    assert [round(described("elu", classes).params / 1e6, 1) for classes in (10, 100)] == [39.2, 39.3]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,4 +1,4 @@
-"""ImageNet's networks: torchvision's where it has them, a functional twin written from SPEC 2.2 where it has not."""
+"""ImageNet's networks: torchvision's where it has them, a functional twin of fb.resnet.torch's where not."""
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_gradients_are_torchvisions(name):
 @pytest.mark.parametrize("k", [0.5, 1, 1.3, 1.5, 2, 3])
 @pytest.mark.parametrize("depth", [18, 34])
 def test_blocks_alone_are_widened(depth, k):
-    """Of these torchvision can only build k = 1 (SPEC 2.1)."""
+    """Of these torchvision can only build k = 1."""
     with torch.device("meta"):
         model = wrn.create_model(f"wrn-{depth}-{k}-imagenet", num_classes=10)
     assert model.conv1.out_channels == 64  # the stem never
@@ -103,7 +103,7 @@ def test_blocks_alone_are_widened(depth, k):
 
 
 def pre_resnet(p, x, training, blocks):
-    """SPEC 2.2: the very first block has no BN-ReLU of its own; projections start behind it, and have no BN."""
+    """fb.resnet.torch: the very first block has no BN-ReLU of its own; projections start behind it, and have no BN."""
     x = F.max_pool2d(bn(p, "bn1", F.conv2d(x, p["conv1.weight"], stride=2, padding=3), training).relu(), 3, 2, 1)
     for group, number in enumerate(blocks, 1):
         for i in range(number):

@@ -1,4 +1,4 @@
-"""The thin networks against functional twins written from SPEC 1.7 and 5; stochastic depth; names."""
+"""The thin networks against functional twins written from their papers; stochastic depth; names."""
 
 from itertools import pairwise
 
@@ -89,7 +89,7 @@ def test_equals_functional_twin(name, twin, training):
     agree(model, lambda p, x: twin(p, x, training), x)
 
 
-# Stochastic depth: SPEC 5
+# Stochastic depth
 
 
 def residual(model):
@@ -247,7 +247,7 @@ def test_stochastic_depth_that_makes_no_sense(name, options, says):
     ],
 )
 def test_depth_and_blocks(name, blocks_per_group):
-    """He et al. count stem, blocks and classifier: 6N + 2, of bottlenecks 9N + 2 (SPEC 1.2, 1.7)."""
+    """He et al. count stem, blocks and classifier: 6N + 2, of bottlenecks 9N + 2."""
     assert parse(name).arguments["blocks_per_group"] == blocks_per_group
     assert parse(name).name == name
 

@@ -1,4 +1,4 @@
-"""The network against its functional twin, the paper's counts, and the properties SPEC section 1 states."""
+"""The network against its functional twin, the paper's counts, and the properties that the paper states."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_ordinary_modules_and_keys():
     assert buffers == {"running_mean", "running_var", "num_batches_tracked"}
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
-            assert (part.eps, part.momentum, part.affine) == (1e-5, 0.1, True)  # SPEC 1.1
+            assert (part.eps, part.momentum, part.affine) == (1e-5, 0.1, True)
         if isinstance(part, nn.Conv2d):
             assert part.bias is None
     keys = set(model.state_dict())
@@ -119,7 +119,7 @@ def test_dropout_is_inverted_and_off_in_evaluation():
 
 @torch.no_grad()
 def test_initialisation():
-    """Moments and bounds of SPEC 1.5's table."""
+    """Moments and bounds of each way."""
     model = wrn.create_model("wrn-16-8", num_classes=10, seed=0)
     conv = model.group2[0].conv1.weight  # 128 -> 256, 3x3
     assert conv.std() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.01)

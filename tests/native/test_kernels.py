@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import wrn
-from wrn.native.library import capable, library
+from wrn.native.library import capable, lacking, library
 from wrn.native.operations import add, bn_relu, bn_relu_and_x, conv2d, enabled, weight_gradient
 from wrn.training.precision import choose
 
@@ -245,10 +246,43 @@ def test_what_the_kernels_are_not_for_goes_to_torch(changed, kind):
     assert type(y.grad_fn).__name__ == "ReluBackward0"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_torch_refuses_is_refused(kind):
+    with enabled(kind):
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            bn_relu(nn.BatchNorm2d(16), random(1, 16, 1, 1, kind=kind))
+        for bn in (nn.BatchNorm2d(16), nn.BatchNorm2d(16).eval()):
+            with torch.no_grad(), pytest.raises(RuntimeError, match="should contain 32 elements not 16"):
+                bn_relu(bn, random(2, 32, 4, 4, kind=kind))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [
+        ("{} -DNOTHING", None),
+        ("/nowhere/g++", "No such file or directory: '/nowhere/g++'"),
+        ("{} --no-such-option", "unrecognized"),
+    ],
+)
+@needs_fp32
+def test_the_compiler_may_have_options_and_is_named_if_it_fails(compiler, says, empty_cache, monkeypatch):
+    monkeypatch.setenv("CXX", compiler.format(shutil.which("c++")))
+    lacking.cache_clear()
+    library.cache_clear()
+    try:
+        found = lacking("fp32")
+        assert found is None if says is None else says in found
+        assert "WRN_CACHE_DIR" not in (found or "")
+    finally:
+        lacking.cache_clear()
+        library.cache_clear()
+
+
 @needs_bf16
 def test_without_a_compiler_training_goes_on_and_says_what_it_lacks(run_wrn, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "false")  # a program that fails
     monkeypatch.setenv("WRN_CACHE_DIR", str(tmp_path / "cache"))
+    lacking.cache_clear()
     library.cache_clear()
     try:
         words = ("train", "wrn-10-1", "--data", "digits", "--epochs", 1, "--precision", "bf16", "--out")
@@ -259,6 +293,7 @@ def test_without_a_compiler_training_goes_on_and_says_what_it_lacks(run_wrn, mon
         code, _, err = run_wrn(*words, "other", "--native", "true")
         assert (code, "native kernels: false failed" in err) == (1, True), err
     finally:
+        lacking.cache_clear()
         library.cache_clear()
 
 

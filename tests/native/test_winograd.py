@@ -121,4 +121,19 @@ def test_it_is_chosen_unless_fp32_is_asked_for(tmp_path):
         wrn.train(recipe, tmp_path / name, device="cpu", precision="fp32", native=True, quiet=True) for name in "ab"
     ]
     assert (runs[0].path / "model.safetensors").read_bytes() == (runs[1].path / "model.safetensors").read_bytes()
-    assert runs[0].env["execution"]["native"] is True
+    assert runs[0].env["execution"]["native"] is runs[0].result["native"] is True
+
+
+def test_what_our_kernels_trained_is_not_taken_for_torchs(tmp_path, run_wrn):
+    """Not as the same run where fp32 is asked for, and not in a table."""
+    words = ("wrn-10-1", "--data", "digits", "--labels", 200, "--epochs", 1, "--device", "cpu")
+    execution = ("--recipe", "authors", "--native", "true", "--precision", "fp32")
+    code, _, err = run_wrn("train", *words, *execution)
+    assert code == 0, err
+    code, _, err = run_wrn("train", *words, "--recipe", "authors", "--precision", "fp32")
+    assert (code, "native is True there and False now" in err) == (1, True), err
+    assert run_wrn("train", *words, *execution)[0] == 0, "asked for again it is left alone"
+    asked = ("--data", "digits", "--labels", 200, "--epochs", 1, "--seeds", 1, "--rows", "wrn-10-1")
+    code, out, err = run_wrn("reproduce", "table4-small", *asked, "--dry-run")
+    assert code == 0, err
+    assert "1 of 1 runs to do" in out

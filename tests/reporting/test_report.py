@@ -218,7 +218,7 @@ def test_the_authors_log_is_read_and_drawn(tmp_path):
 
 
 def test_the_rise_of_their_log_is_found():
-    """6.84 at epoch 60, 10.6 at 119 (SPEC 3.1)."""
+    """6.84 at epoch 60, 10.6 at 119."""
     assert 1 < rise(authors_logs()[0]["epochs"]) < 4
     assert rise(authors_logs()[0]["epochs"][:100]) is None
 

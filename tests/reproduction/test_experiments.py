@@ -62,7 +62,7 @@ def test_claims_are_about_rows_there_are(name):
 
 
 def test_the_papers_own_numbers_contradict_it_where_is_known():
-    """SPEC 9.11 and 9.12: widening at depth 22 on CIFAR-10; dropout in 28-10 in the first version."""
+    """Widening at depth 22 on CIFAR-10; dropout in 28-10 in the first version."""
     table4 = {claim.text: _in_the_paper(plan.choose("table4"), claim) for claim in EXPERIMENTS["table4"].claims}
     assert table4.pop("widening helps at depth 22") == "not held (1 of 2 pairs)"
     assert set(table4.values()) == {"held"}
@@ -76,7 +76,7 @@ def test_the_papers_own_numbers_contradict_it_where_is_known():
 
 @pytest.mark.parametrize(
     ("name", "row", "column", "version", "number"),
-    [  # SPEC 4
+    [
         ("table5", "wrn-28-10", "cifar10", "v4", 4.00),
         ("table5", "wrn-28-10", "cifar10", "v1", 4.17),
         ("table5", "wrn-40-4", "cifar100", "v4", 21.18),

@@ -102,7 +102,7 @@ def test_the_first_part_that_is_small_enough_gives_the_hint_and_others_are_refus
 
 
 def test_answers_are_the_published_cost(teacher):
-    """Hard cross-entropy plus lambda times that of the softened distributions, both softmaxes divided by 3 (SPEC 5)."""
+    """Hard cross-entropy plus lambda times that of the softened distributions, both softmaxes divided by 3."""
     recipe = student(teacher, epochs=576, conv_init="fan-in")
     network, master = wrn.network_of(recipe, 10, seed=0).double(), wrn.load(teacher.path).network.double()
     _, images, labels = next(batches(recipe, 1))

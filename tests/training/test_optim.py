@@ -1,4 +1,4 @@
-"""SGD against the formulas of SPEC 3.1, in float64."""
+"""SGD against its formulas, in float64."""
 
 import pytest
 import torch

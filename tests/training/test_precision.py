@@ -1,13 +1,11 @@
 """Ways to compute, which change nothing beyond rounding."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 import wrn
-from wrn.training.precision import choose
+from wrn.training.precision import allow_tf32, choose, tf32
 
 
 def step_of(execution, recipe):
@@ -65,19 +63,26 @@ def test_what_cannot_be_had_is_told(asked, says):
         choose(**asked)
 
 
-def test_tf32_is_what_the_execution_says_whatever_the_process_was_set_to():
+def test_tf32_is_what_it_is_said_to_be_and_on_cpus_left_alone():
     """Settings alone, which a CPU has too; what they do is for a GPU to show (test_gpu)."""
-    flags = torch.backends.cudnn, torch.backends.cuda.matmul
-    execution = replace(choose("cpu", "fp32"), precision="tf32")
-    before = [each.allow_tf32 for each in flags]
+    flags = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [each.fp32_precision for each in flags]
+
+    def allowed():
+        return [each.fp32_precision == "tf32" for each in flags]
+
     try:
-        execution.apply()
-        assert all(each.allow_tf32 for each in flags)
-        with execution.exact().autocast():
-            assert not any(each.allow_tf32 for each in flags)
-        assert all(each.allow_tf32 for each in flags), "for the backward pass"
         choose("cpu", "fp32").apply()
-        assert not any(each.allow_tf32 for each in flags)
+        with choose("cpu", "fp32").autocast():
+            assert [each.fp32_precision for each in flags] == before
+        allow_tf32("cuda", True)
+        with tf32("cuda", False):
+            assert allowed() == [False, False]
+        assert allowed() == [True, True], "for the backward pass"
+        torch.backends.cudnn.allow_tf32 = False
+        with tf32("cuda", True):
+            assert allowed() == [True, True]
+        assert allowed() == [False, True]
     finally:
-        for each, allowed in zip(flags, before, strict=True):
-            each.allow_tf32 = allowed
+        for each, value in zip(flags, before, strict=True):
+            each.fp32_precision = value

@@ -43,10 +43,10 @@ def bench_inference(
             images = torch.randn(batch_size, 3, 32, 32, device=execution.device)
             contestants: dict[str, Contestant] = {
                 OURS: as_ours(_of(optimised, images)),
-                EAGER: as_usual(_of(network, images)),
+                EAGER: as_usual(_of(network, images), execution.device),
             }
             if execution.device == "cpu" and (onnx := _onnx(network, images)):
-                contestants[ONNX] = as_usual(onnx)
+                contestants[ONNX] = as_usual(onnx, execution.device)
             rows += compared(model, batch_size, alternate(contestants, rounds))
             rows[-len(contestants)]["how"] = how
     best = peaks(execution.device)

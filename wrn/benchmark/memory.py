@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 import wrn
 from wrn.benchmark.timing import machine
-from wrn.benchmark.training import BATCH_SIZES, OURS, USUAL, endless, ours, recipe_of, resident, tuned, usual_loops
+from wrn.benchmark.training import (
+    BATCH_SIZES,
+    OURS,
+    USUAL,
+    endless,
+    ours,
+    recipe_of,
+    resident,
+    tuned,
+    usual_loops,
+    usual_size,
+)
 from wrn.errors import Error
 from wrn.hardware import memory_held, peak_memory
 from wrn.models.stochastic_depth import Residual
@@ -37,8 +48,9 @@ def bench_memory(
     rows: list[dict[str, Any]] = []
     for model in models or BATCH_SIZES:
         size = recipe_of(model, batch_size, execution.device, "digits").batch_size
+        usual = [USUAL, tuned(execution.device)] if usual_size(model) else []
         found = []
-        for name in [*OURS_BY_MEMORY, USUAL, tuned(execution.device)]:
+        for name in [*OURS_BY_MEMORY, *usual]:
             words = [sys.executable, "-m", "wrn.benchmark.memory", model, str(size), name, execution.device]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode != 0:
@@ -59,7 +71,7 @@ def _row(model: str, batch_size: int, name: str, peak: int, arrays: int | None =
 
 
 def counted(model: str, batch_size: int) -> dict[str, int]:
-    """Bytes of the same step in the framework of the paper, without and with its authors' optnet (SPEC 7), counted.
+    """Bytes of the same step in the framework of the paper, without and with its authors' optnet, counted.
 
     There each layer keeps its output and its gradInput, in fp32; ReLU and sums work in place. optnet, as the authors
     used it, keeps the outputs and lets gradInputs share storage once they are read: at best three of the largest, for

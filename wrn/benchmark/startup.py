@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wrn.errors import Error
+from wrn.errors import Error, UsageError
 
 HELP, OURS, USUAL = "wrn --help", "wrn train, until its first step", "usual loop, until its first step"
 
@@ -41,7 +41,7 @@ def bench_startup(rounds: int = 5) -> dict[str, Any]:
     from wrn.benchmark.timing import machine
 
     if rounds < 1:
-        raise Error(f"--rounds {rounds}: must be at least 1")
+        raise UsageError(f"--rounds {rounds}: must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
         train = [
             "train",

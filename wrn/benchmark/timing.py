@@ -14,7 +14,7 @@ from wrn.errors import UsageError
 from wrn.hardware import multiplies_bf16
 from wrn.models.complexity import describe
 from wrn.native.memory import free_memory_as_usual, keep_freed_memory
-from wrn.training.precision import allow_tf32, tf32_is_allowed
+from wrn.training.precision import tf32
 
 Contestant = Callable[[], None]
 """One step of the work to be timed. What it asks of a GPU may still be in the making when it returns."""
@@ -78,14 +78,15 @@ def as_ours(step: Contestant) -> Contestant:
     return timed
 
 
-def as_usual(step: Contestant) -> Contestant:
-    """The step in a process as it begins: glibc's memory, and cuDNN free to round to TF32."""
+def as_usual(step: Contestant, device: str) -> Contestant:
+    """The step in a process as it begins: glibc's memory, and cuDNN, but not cuBLAS, free to round to TF32."""
 
     def timed() -> None:
         free_memory_as_usual()
-        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, True
-        step()
-        torch.backends.cudnn.allow_tf32 = before
+        with tf32(device, False):
+            if torch.device(device).type == "cuda":
+                torch.backends.cudnn.allow_tf32 = True
+            step()
 
     return timed
 
@@ -101,12 +102,10 @@ def peaks(device: str) -> dict[str, float]:
         kinds["bf16"] = torch.bfloat16
         if torch.device(device).type == "cuda":
             kinds["tf32"] = torch.float32
-    before = tf32_is_allowed()
     for name, kind in kinds.items():
-        allow_tf32(name == "tf32")
         a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
-        best[f"matmul_{name}_tflops"] = round(2 * n**3 / _best(partial(torch.mm, a, b), device) / 1e12, 3)
-    allow_tf32(before)
+        with tf32(device, name == "tf32"):
+            best[f"matmul_{name}_tflops"] = round(2 * n**3 / _best(partial(torch.mm, a, b), device) / 1e12, 3)
     source = torch.empty(64 << 20, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     best["copy_gb_per_s"] = round(2 * source.nbytes / _best(lambda: target.copy_(source), device) / 1e9, 2)

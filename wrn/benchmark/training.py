@@ -1,5 +1,6 @@
 """Training steps: ours, and the usual loops; beside what the machine could do at most."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -55,7 +56,7 @@ def bench_training(
 
     Returns {machine, execution, peaks, rows}; a row has model, batch_size, contestant, ms (median, least, most) and
     images_per_second. Of ours also: how many times as fast as each usual loop it is, what share its multiplications are
-    of the peak of bf16 matrix products, and what share the bare convolutions are of its time.
+    of the peak of matrix products in the arithmetic of training, and what share the bare convolutions are of its time.
     """
     execution = choose(device, precision, compile, native)
     by_model = [
@@ -83,7 +84,7 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     contestants = {name: as_ours(ours(recipe, execution, network, endless(split, recipe)))}
     if compare:
         for name, each in usual_loops(recipe, execution.device, split).items():
-            contestants[name] = as_usual(each)
+            contestants[name] = as_usual(each, execution.device)
     rows = compared(recipe.model, recipe.batch_size, alternate(contestants, rounds, device=execution.device))
     own = rows[0]
     if execution.device == "cpu":
@@ -96,7 +97,7 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
 
 def recipe_of(model: str, batch_size: int | None, device: str, data: str) -> Recipe:
     """What a step is made of: the paper's recipe, flips and crops, whole batches."""
-    size = batch_size or (BATCH_SIZES.get(model, 128) if device == "cpu" else 128)
+    size = (BATCH_SIZES.get(model, 128) if device == "cpu" else 128) if batch_size is None else batch_size
     return wrn.recipe(model, data=data, batch_size=size, augment="flip-crop", drop_last=True)
 
 
@@ -139,6 +140,12 @@ def tuned(device: str) -> str:
     return f"usual loop, {'bf16 autocast' if multiplies_bf16(torch.device(device)) else 'fp32'}, channels_last"
 
 
+def usual_size(model: str) -> tuple[int, float] | None:
+    """Depth and widen factor, if the written-out loop has a network of that name."""
+    found = re.fullmatch(r"wrn-(\d+)-([\d.]+)", model)
+    return (int(found[1]), float(found[2])) if found else None
+
+
 def usual_loops(
     recipe: Recipe, device: str, split: Resident, workers: int | None = None, libraries: bool = True
 ) -> dict[str, Contestant]:
@@ -146,15 +153,14 @@ def usual_loops(
 
     The latter two where these are installed and `libraries` says so. Of WRNs with blocks B(3,3) alone.
     """
-    _, depth, widen_factor, *others = recipe.model.split("-")
-    if others or not recipe.model.startswith("wrn-"):
+    if (wide := usual_size(recipe.model)) is None:
         raise UsageError(f"model {recipe.model!r}: the written-out loop has WRNs of blocks B(3,3); leave --compare out")
     images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
     workers = min(2, cores()) if workers is None else workers
     given = (images, labels, recipe.batch_size, workers)
 
     def network() -> nn.Module:
-        return baselines.UsualWRN(int(depth), float(widen_factor), int(labels.max()) + 1)
+        return baselines.UsualWRN(*wide, int(labels.max()) + 1)
 
     best: dict[str, Any] = {"channels_last": True, "bf16": multiplies_bf16(torch.device(device))}
     found = {

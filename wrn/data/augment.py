@@ -1,7 +1,7 @@
 """Augmentation of a whole batch at once, on the device the images are on.
 
-SPEC 3.1: mirror half of the images, pad 4 by reflection (the edge pixel is not repeated), crop at one of 9 x 9 offsets.
-Others pad with zeros, or by 8.
+The authors' code mirrors half of the images, pads 4 by reflection (the edge pixel is not repeated) and crops at one of
+9 x 9 offsets. Others pad with zeros, or by 8.
 """
 
 from dataclasses import dataclass

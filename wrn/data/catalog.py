@@ -47,12 +47,15 @@ class Entry:
     shortened: Mapping[str, Any] = field(default_factory=dict)  # our convenience: counted as a deviation
 
 
-# SPEC 3.1: the authors' code, for both sets
+# The authors' code, for both sets
 CIFAR10_MEAN, CIFAR10_STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # SPEC 3.3, there in units of 0..1
+IMAGENET_MEAN, IMAGENET_STD = (
+    (123.675, 116.28, 103.53),
+    (58.395, 57.12, 57.375),
+)  # fb.resnet.torch's, for 0..1
 
-_SVHN = {  # SPEC 3.2
+_SVHN = {  # section 3 of the paper
     "preprocess": "unit",
     "augment": "none",
     "lr": 0.01,
@@ -131,7 +134,7 @@ DATASETS: dict[str, Entry] = {
         streamed=True,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        recipe={  # SPEC 3.3: fb.resnet.torch's, whichever of the recipes is named
+        recipe={  # fb.resnet.torch's, whichever of the recipes is named
             "image_size": 224,
             "augment": "imagenet",
             "lr_decay": 0.1,

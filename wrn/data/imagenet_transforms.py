@@ -1,4 +1,4 @@
-"""ImageNet's transforms as the paper used them (fb.resnet.torch, SPEC 3.3): one RGB picture to (3, size, size).
+"""ImageNet's transforms as the paper used them (fb.resnet.torch): one RGB picture to (3, size, size).
 
 What torchvision computes differently is our own here: the crop's aspect, torch7's bicubic, colours that are not clipped
 and .299 for red's part of grey, and the centre of an odd margin (up; torchvision: to even). Pixels are float32 in

@@ -39,7 +39,7 @@ class Resident:
 
     @cached_property
     def ready(self) -> Tensor:
-        """What augmentation works on, (N, H, W, 3): the pixels or, since whitening comes first (SPEC 3.1), float32."""
+        """What augmentation works on, (N, H, W, 3): the pixels or, since whitening comes first, float32."""
         if not isinstance(self.preprocess, WholeImage):
             return self.images  # mean and std are of channels, so that they may as well come after it
         parts = [self.preprocess(part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for part in self.images.split(1000)]

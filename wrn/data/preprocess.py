@@ -36,7 +36,7 @@ class WholeImage(nn.Module):
 
     In this order: with `contrast`, its own mean is subtracted and it is scaled to the length 55 (GCN); the training
     set's mean vector is subtracted; it is divided by a number; with a matrix, it is multiplied by it. GCN and ZCA
-    together are pylearn2's `make_cifar10_gcn_whitened` (SPEC 3.1).
+    together are pylearn2's `make_cifar10_gcn_whitened`.
     """
 
     LENGTH = 55.0

@@ -1,6 +1,6 @@
 """`svhn`, `svhn-train`: Street View House Numbers, 32 x 32 crops (Netzer et al. 2011, ufldl.stanford.edu/housenumbers).
 
-`svhn` trains on train + extra, 73,257 + 531,131 = 604,388 images, as the paper does (SPEC 3.2); `svhn-train` without
+`svhn` trains on train + extra, 73,257 + 531,131 = 604,388 images, as the paper does; `svhn-train` without
 extra. A file is MATLAB's: `X` (32, 32, 3, N), `y` (N, 1) in 1..10, where 10 stands for the digit 0.
 """
 

@@ -1,4 +1,4 @@
-"""Fitting, keeping and storing what treats whole images: GCN + ZCA (SPEC 3.1), GCN, the mean image (SPEC 5)."""
+"""Fitting, keeping and storing what treats whole images: GCN + ZCA, GCN, the mean image."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
 """Figure 4: forward and backward passes at minibatch 32 of networks of like error. `wrn reproduce fig4`: minutes.
 
-The errors beside the bars are in part those of other networks (SPEC 9.9).
+The errors beside the bars are in part those of other networks.
 """
 
 from wrn.experiments.parts import Claim, Experiment, Row, Times

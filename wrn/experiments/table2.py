@@ -1,7 +1,7 @@
 """Table 2: block types at k = 2 on CIFAR-10, medians of 5.
 
 `wrn reproduce table2`: 6 networks x 5 seeds x 200 epochs. B(3,3) has 5.73%. Depths are nominal: N = (n - 4) / 6 blocks
-a group whatever the block (SPEC 1.2).
+a group whatever the block.
 """
 
 from wrn.experiments.parts import ALWAYS_ZCA, CIFAR10, Claim, Experiment, Row, Times, best

@@ -1,7 +1,7 @@
 """Table 5: other networks, each by its own paper's recipe, and three WRNs by the authors'.
 
 `wrn reproduce table5`: 15 networks x 2 data sets; medians of 5 in v4, for the WRNs. WRN-28-10 has 4.00% and 19.25%. The
-printed numbers of the others are their papers', and some are of other networks (SPEC 9.5, 9.6, 9.7).
+printed numbers of the others are their papers', and some are of other networks.
 """
 
 from wrn.experiments.parts import CIFAR10, CIFAR100, ZCA_THEN_MEANSTD, Claim, Experiment, Row, best

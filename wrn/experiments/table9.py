@@ -1,7 +1,7 @@
 """Table 9: the best results, single runs.
 
 `wrn reproduce table9`: WRN-40-10 with dropout on CIFAR (3.8%, 18.3%), WRN-16-8 with dropout on SVHN (1.54%), WRN-50-2
-on ImageNet (21.9%; the printed top-5 is another network's, SPEC 9.8), and the COCO detector, whose 35.2 is a mean
+on ImageNet (21.9%; the printed top-5 is another network's), and the COCO detector, whose 35.2 is a mean
 average precision and no error.
 """
 

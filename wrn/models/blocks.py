@@ -38,7 +38,7 @@ class ResidualBlock(Residual):
         for j, kernel_size in enumerate(kernels, start=1):
             width = in_channels if j == 1 else out_channels
             self.add_module(f"bn{j}", nn.BatchNorm2d(width))
-            # The first conv carries the stride, whatever its kernel: the released code (SPEC 1.3).
+            # The first conv carries the stride, whatever its kernel: the released code.
             self.add_module(f"conv{j}", conv(width, out_channels, kernel_size, stride if j == 1 else 1))
         self.dropout = nn.Dropout(dropout)
         self.has_projection = in_channels != out_channels

@@ -54,7 +54,7 @@ def blocks_per_group(depth: int, convs_per_block: int, rule: DepthRule) -> int |
 def parameter_count(
     blocks: int, widen_factor: float, kernels: tuple[int, ...], num_classes: int = 10, in_channels: int = 3
 ) -> int:
-    """Trainable parameters by the closed formula of the architecture (SPEC 1.6), to tell networks apart by name."""
+    """Trainable parameters by the closed formula of the architecture, to tell networks apart by name."""
     widths = [16, *(int(base * widen_factor) for base in (16, 32, 64))]
     first, area, length = kernels[0] ** 2, sum(m * m for m in kernels), len(kernels)
     total = 9 * in_channels * 16 + 2 * widths[3] + (widths[3] + 1) * num_classes

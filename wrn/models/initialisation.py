@@ -1,4 +1,4 @@
-"""How weights begin. The paper does not say; its code changed over time (SPEC 1.5), so each choice has a name."""
+"""How weights begin. The paper does not say; its code changed over time, so each choice has a name."""
 
 from typing import Literal, get_args
 

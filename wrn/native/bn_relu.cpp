@@ -46,7 +46,7 @@ typedef float number;
 // any number of threads.
 static const int64_t SLAB = 512;
 
-// Two sums for each channel, to which `terms(row, channel, a, b)` adds those of 16 channels at a time.
+// Two sums for each channel, to which `terms(row, channel, a, b)` adds those of WIDTH channels.
 template <typename Terms>
 static void sums(int64_t rows, int64_t channels, double* first, double* second, Terms terms) {
     const int64_t slabs = (rows + SLAB - 1) / SLAB;

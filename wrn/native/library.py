@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ def capable(kind: Kind) -> bool:
     return sys.platform == "linux" and all(has.get(name) for name in _NEEDS[kind])
 
 
+@cache
 def lacking(kind: Kind) -> str | None:
     """Why there are no kernels on a processor that could run them; None if there are, or it could not."""
     try:
@@ -58,7 +60,8 @@ def library(kind: Kind) -> ctypes.CDLL:
     """The compiled kernels for tensors of that kind. Raises wrn.Error, saying why, where there are none."""
     if not capable(kind):
         instructions = "AVX-512 with bf16" if kind == "bf16" else "AVX2"
-        raise Error(f"native kernels: this processor has no {instructions}; leave --native out")
+        why = f"this processor has no {instructions}" if sys.platform == "linux" else "they are for Linux"
+        raise Error(f"native kernels: {why}; leave --native out")
     sources = [Path(__file__).with_name(name) for name in _SOURCES[kind]]
     loaded = ctypes.CDLL(str(compiled(kind, sources, *_OPTIONS[kind].split())))
     if kind == "bf16":
@@ -71,7 +74,7 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise Error("native kernels: no C++ compiler was found; install g++ or clang, or name one in CXX")
-    command = [compiler, "-O3", "-std=c++20", "-fPIC", "-shared"]
+    command = [*shlex.split(compiler), "-O3", "-std=c++20", "-fPIC", "-shared"]
     # Of the text, not the place: a checkout that is moved compiles nothing again
     facts = [*(source.read_bytes() for source in sources), *(word.encode() for word in (*command, *options))]
     kept = cache_dir() / "native" / f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
@@ -79,9 +82,15 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
         return kept
 
     def compile(made: Path) -> None:
-        done = subprocess.run([*command, *sources, *options, "-o", made], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            reason = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
+        words: list[str | Path] = [*command, *sources, *options, "-o", made]
+        reason = None
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                reason = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
+        except OSError as error:
+            reason = str(error)
+        if reason is not None:
             raise Error(f"native kernels: {compiler} failed ({reason.strip()}); update it, or name another in CXX")
 
     try:

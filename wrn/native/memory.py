@@ -21,7 +21,7 @@ from wrn.native.library import compiled
 
 @dataclass(frozen=True)
 class Pooled:
-    """Bytes of the pool: in arrays now, in arrays at most so far, and touched, which is what they took."""
+    """Bytes of the pool: in arrays now, in arrays at most so far, and touched at most."""
 
     in_use: int
     most_in_use: int

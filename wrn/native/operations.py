@@ -27,8 +27,8 @@ _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 def enabled(kind: Kind) -> Iterator[None]:
     """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
 
-    Those of convolutions are, for bf16, for the gradient of the weight and, for fp32, `winograd`. Raises wrn.Error if
-    there are none.
+    These do BN-ReLU, sums and, of convolutions, the gradient of the weight in bf16 and all (`winograd`) in fp32. Raises
+    wrn.Error if there are none.
     """
     library(kind)
     token = _enabled.set(kind)
@@ -40,7 +40,7 @@ def enabled(kind: Kind) -> Iterator[None]:
 
 def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
     """ReLU after BN, (N, C, H, W) -> the same."""
-    if not (isinstance(bn, nn.BatchNorm2d) and _is_plain(bn)):
+    if not (isinstance(bn, nn.BatchNorm2d) and _is_plain(bn, x)):
         return F.relu(bn(x))
     if not _fits(x):
         return recomputation.bn_relu(bn, x) if bn.training and recomputation.keeps_little() else F.relu(bn(x))
@@ -53,7 +53,7 @@ def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
 
 def bn_relu_and_x(bn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """ReLU after BN, and x again, for a shortcut, so that the gradients of both meet in one pass."""
-    if isinstance(bn, nn.BatchNorm2d) and bn.training and _fits(x) and _is_plain(bn):
+    if isinstance(bn, nn.BatchNorm2d) and bn.training and _fits(x) and _is_plain(bn, x):
         y, x = _BnRelu.apply(x, bn.weight, bn.bias, bn, getattr(x, "statistics", None))
         return y, x
     return bn_relu(bn, x), x
@@ -108,9 +108,10 @@ def _has_gradient_of_ours(conv: nn.Conv2d) -> bool:
     )
 
 
-def _is_plain(bn: nn.BatchNorm2d) -> bool:
-    """It keeps running averages as is usual, in fp32, and nobody looks at its output."""
+def _is_plain(bn: nn.BatchNorm2d, x: Tensor) -> bool:
+    """It keeps running averages as is usual, in fp32, nobody looks at its output, and torch would not refuse x."""
     usual = bn.affine and bn.track_running_stats and bn.momentum is not None
+    usual = usual and x.shape[1] == bn.num_features and x.numel() > x.shape[1]
     return usual and bn.weight.dtype == torch.float32 and not _is_watched(bn)
 
 
@@ -203,11 +204,13 @@ class _Conv(torch.autograd.Function):
         else:  # whose own turn in the backward pass is still to come
             x, weight = recomputation.given(ctx.source), _rounded(ctx.saved_tensors[0])
         dy, conv = gradients[0].contiguous(memory_format=torch.channels_last), ctx.conv
+        wanted = ctx.needs_input_grad[:2]
         dx, dw, _ = torch.ops.aten.convolution_backward(
             dy, x, weight, None, conv.stride, conv.padding, [1, 1], False, [0, 0], 1,
-            [ctx.needs_input_grad[0], not has_amx(), False],
+            [wanted[0], wanted[1] and not has_amx(), False],
         )  # fmt: skip
-        dw = weight_gradient(x, dy, weight.shape[-1], conv.stride[0]) if has_amx() else dw.float()
+        if wanted[1]:
+            dw = weight_gradient(x, dy, weight.shape[-1], conv.stride[0]) if has_amx() else dw.float()
         return dx, dw, None, None
 
 

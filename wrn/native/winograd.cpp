@@ -3,8 +3,6 @@
 // and W multiples of 4, C of 8. A tile is 4 x 4 places of the output; what is made of tiles is
 // (36, tiles, C), each of the 36 `step` numbers after the one before.
 
-#include <omp.h>
-
 #include <cstdint>
 #include <cstring>
 #include <vector>

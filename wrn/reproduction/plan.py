@@ -259,7 +259,9 @@ def state(job: Job, failures: Mapping[str, str]) -> str:
     if not (job.path / "recipe.json").exists():
         return f"failed: {failures[job.name]}" if job.name in failures else "missing"
     if run.finished:
-        return "finished"
+        # Tables are in torch's own arithmetic where they are in fp32: `wrn train` left to itself may have made this
+        on_our_kernels = job.precision == "fp32" and run.result.get("native")
+        return "failed: its folder holds a run on kernels of ours" if on_our_kernels else "finished"
     if run.held_by() is not None:
         return "running"
     if job.name in failures:

@@ -72,6 +72,7 @@ def show_plan(choice: Choice, out: str | Path, at_once: int, how: How, say: Say)
 def _show_runs(cells: list[Cell], jobs: list[Job], waiting: list[Job], at_once: int, how: How, say: Say) -> None:
     from wrn.reproduction.estimate import estimate
 
+    say("timing a step of each network, to tell how long it takes")
     costs = estimate(waiting, how.device)
 
     def row(title: str, column: str, of: list[Job]) -> tuple[Text, ...]:

@@ -78,7 +78,7 @@ class DeepSupervision(Objective):
 
 
 class Distillation(Objective):
-    """FitNet's two stages (SPEC 5), the second of which any network can be trained by.
+    """FitNet's two stages (Romero et al. 2015), the second of which any network can be trained by.
 
     Hints: the student's lower half and a convolution, the regressor, learn to give what a part of the teacher gives;
     the upper half stays as it is. Answers: the labels' loss, and the cross-entropy with the teacher's probabilities,

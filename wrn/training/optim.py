@@ -16,7 +16,7 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD, RMSProp or Muon over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
 
     Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the
-    classifier's bias are decayed too, as the authors' flat parameter vector was (SPEC 3.1). Dampening is 0. With
+    classifier's bias are decayed too, as the authors' flat parameter vector was. Dampening is 0. With
     `layer_rules` rates, decay and norm limits of single layers are those of the network's own paper; ValueError if it
     has none.
     """

@@ -87,6 +87,7 @@ def finish(
             "model_sha256": sha256_of(run.path / "model.safetensors"),
             "preprocess": data.preprocess.constants(),
             "precision": execution.precision,
+            "native": execution.native,
             "device": execution.device,
             **_determinism(run, execution),
             "seconds": round(progress.total_seconds, 1),

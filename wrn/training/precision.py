@@ -46,7 +46,7 @@ class Execution:
         """
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        allow_tf32(self.precision == "tf32")
+        allow_tf32(self.device, self.precision == "tf32")
         if torch.device(self.device).type == "cpu":
             keep_freed_memory()
         if self.compile:  # before torch, as it begins to compile, chooses a place that the system clears up
@@ -68,13 +68,8 @@ class Execution:
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == "bf16")
         # What is compiled decides by itself what to keep, within a budget
         memory = recomputation.using("normal" if self.compile else self.memory)
-        before = tf32_is_allowed()
-        allow_tf32(self.precision == "tf32")
-        try:
-            with autocast, kernels, memory:
-                yield
-        finally:
-            allow_tf32(before)
+        with autocast, kernels, memory, tf32(self.device, self.precision == "tf32"):
+            yield
 
     def exact(self) -> "Execution":
         """The same in fp32."""
@@ -188,14 +183,27 @@ def recorded(fields: dict[str, Any]) -> Execution:
     return execution
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Whether products of fp32 on a GPU may round their factors to 10 bits, as cuDNN does of itself."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+def allow_tf32(device: str, allowed: bool) -> None:
+    """Whether products of fp32 on a GPU may round their factors to 10 bits, as cuDNN does of itself.
+
+    A setting of the process, which is left as it is where nothing is computed on a GPU.
+    """
+    if torch.device(device).type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def tf32_is_allowed() -> bool:
-    """Whether they may; as `allow_tf32` left it."""
-    return torch.backends.cuda.matmul.allow_tf32
+@contextmanager
+def tf32(device: str, allowed: bool) -> Iterator[None]:
+    """Within, they may, or may not."""
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    # The newer names can be read whichever were used to set them
+    before = cudnn.conv.fp32_precision == "tf32", cublas.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    allow_tf32(device, allowed)
+    try:
+        yield
+    finally:
+        if torch.device(device).type == "cuda":
+            cudnn.allow_tf32, cublas.allow_tf32 = before
 
 
 def _known_device(device: str) -> torch.device:

@@ -21,6 +21,7 @@ from wrn.display import Log, seconds_of
 from wrn.environment import environment
 from wrn.errors import Error, UsageError
 from wrn.files import write_whole
+from wrn.hardware import multiplies_bf16
 from wrn.native.library import lacking
 from wrn.native.memory import give_back_freed_memory
 from wrn.native.recomputation import Memory
@@ -72,6 +73,8 @@ def train(
     if recipe.teacher is None:
         must_do_without_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
+    if precision == "fp32" and native is None:
+        native = False  # torch's own to the bit, also where a run that was begun is continued
     ways = {
         "device": device,
         "precision": precision,
@@ -95,6 +98,8 @@ def train(
     execution = recorded(run.env["execution"]) if begun else choose(**asked)
     if execution.kind and native is None and (why := lacking(execution.kind)):
         log.line(f"{why}; training without them is slower")
+    if precision == "bf16" and execution.device == "cpu" and not multiplies_bf16(torch.device("cpu")):
+        log.line("bf16: this processor has no instructions for it, and is many times slower so; leave --precision out")
     with _explaining(execution, log):  # what is refused here leaves no folder behind
         training = _prepared(recipe, run, seed, execution, log, begun, keep_every, teacher, workers, root)
         _must_have_room(training)
