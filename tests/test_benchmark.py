@@ -106,7 +106,10 @@ def test_bench_infer_prints_a_table(run_wrn):
     ("words", "says"),
     [
         (("train", "wrn-13-1-b313", "--compare"), "blocks B(3,3)"),
+        (("train", "nin", "--compare"), "blocks B(3,3)"),
         (("train", "--rounds", 0), "at least 1"),
+        (("train", "wrn-10-1", "--batch-size", 0), "at least 1"),
+        (("infer", "wrn-10-1", "--batch-sizes", 0), "at least 1"),
         (("infer", "--compare"), "--compare"),
         (("fig4", "wrn-16-4"), "wrn-16-4"),
         (("train", "wrn-10-1", "--batch-size", 9999), "lower it"),

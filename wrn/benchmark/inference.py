@@ -19,6 +19,7 @@ from wrn.benchmark.timing import (
     share_of_matmul_peak,
     synchronize,
 )
+from wrn.errors import UsageError
 from wrn.inference import fastest
 from wrn.training.precision import choose
 
@@ -33,6 +34,8 @@ def bench_inference(
     Returns {machine, peaks, rows}; a row has model, batch_size, contestant, ms, images_per_second and, of ours, how it
     is done and the ratios to the others. Of random weights and noise, which takes as long.
     """
+    if min(batch_sizes, default=1) < 1:
+        raise UsageError(f"--batch-sizes {min(batch_sizes)}: must be at least 1")
     execution = choose(device, "fp32")
     execution.apply()
     rows: list[dict[str, Any]] = []
