@@ -43,24 +43,55 @@ def test_commands_and_flags_exist(run_wrn):
             assert not word.startswith("--") or word in help_text, (words, word)
 
 
+def kept(machine, what):
+    """The rows of a benchmark in results/."""
+    path = ROOT / "results" / "runs" / "bench" / machine / f"{what}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+
+
+def between(ratios):
+    """`5.7 to 7.0`."""
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def ratio(machine, batch_size, of):
+    (row,) = [row for row in kept(machine, "infer") if row["batch_size"] == batch_size and f"times {of}" in row]
+    return f"{row[f'times {of}']:.1f}"
+
+
 def test_the_speeds_are_those_of_the_kept_benchmark():
     """To what the README rounds to: whole images, or tenths below ten."""
-    kept = json.loads((ROOT / "results" / "runs" / "bench" / "cpu-amx-2" / "train.json").read_text(encoding="utf-8"))[
-        "rows"
-    ]
     lines = re.findall(r"^\| WRN-(\S+),(?: batches of)? (\d+) \| (.*) \|$", README, flags=re.MULTILINE)
     assert len(lines) == 3
     ratios = []
     for model, batch, cells in lines:
         rows = {
-            row["contestant"]: row for row in kept if (row["model"], row["batch_size"]) == (f"wrn-{model}", int(batch))
+            row["contestant"]: row
+            for row in kept("cpu-amx-2", "train")
+            if (row["model"], row["batch_size"]) == (f"wrn-{model}", int(batch))
         }
         names = ("usual loop, fp32", "usual loop, bf16 autocast, channels_last", "wrn")
         for name, cell in zip(names, cells.split(" | "), strict=True):
             assert float(cell) == round(rows[name]["images_per_second"], 1 if "." in cell else 0), (model, name)
         ratios.append([rows["wrn"][f"times {name}"] for name in names[:2]])
     for of in zip(*ratios, strict=True):
-        assert f"{min(of):.1f} to {max(of):.1f} times as fast" in README
+        assert f"{between(of)} times as fast" in README
+    one, many = (ratio("cpu-amx-2", size, "eager fp32") for size in (1, 64))
+    assert f"{many} times as fast as in eager fp32\nin batches of 64, {one} times one by one" in README
+
+
+def test_so_are_those_without_bf16():
+    machine, usual = "cpu-avx2-2", "times usual loop, fp32"
+    ours = [row for row in kept(machine, "train") if row["contestant"] == "wrn"]
+    others = [value for row in ours for name, value in row.items() if name.startswith("times ") and name != usual]
+    assert len(others) == 3 * len(ours) == 9
+    for words in (
+        f"training in fp32 is {between([row[usual] for row in ours])} times as fast as the usual loop",
+        f"{between(others)} times as fast as the same loop in channels_last",
+        f"batches of 64 {ratio(machine, 64, 'ONNX Runtime fp32')} times as fast as ONNX Runtime",
+        f"one by one {ratio(machine, 1, 'ONNX Runtime fp32')} times",
+    ):
+        assert words in README.replace("\n", " "), words
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
