@@ -19,7 +19,12 @@ SMALL_IMAGES = [
 IMAGENET = ["resnet-18", "wrn-18-0.5-imagenet", "resnet-50", "wrn-50-0.25-bottleneck", "pre-resnet-50"]
 
 
-@pytest.mark.parametrize("name", SMALL_IMAGES + IMAGENET)
+SLOW = ["vgg", "pre-resnet-50"]  # a minute, half a minute; their layers are those of twins in tests/models
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SMALL_IMAGES + IMAGENET]
+)
 def test_two_epochs_beat_chance(name, run_wrn, tmp_path):
     words = ["train", name, "--data", "digits", "--epochs", 2, "--batch-size", 32, "--out", "run"]
     if name in IMAGENET:
