@@ -7,6 +7,7 @@ import pytest
 import wrn
 from wrn.experiments.catalog import EXPERIMENTS
 from wrn.reproduction import plan
+from wrn.reproduction.estimate import estimate
 from wrn.reproduction.schedule import How, command
 
 
@@ -133,3 +134,22 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(name, run_wrn, tmp_path):
         assert "20 of 20 runs to do" in out
         assert out.count("2,243,546") == 4
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("experiment", "networks"), [("table4", 10), ("precision-small", 2)])
+def test_each_network_is_timed_once_whatever_it_is_trained_on(experiment, networks, tmp_path, monkeypatch):
+    """In bf16 and fp32 it is two."""
+    timed = []
+
+    def seconds(recipe, precision, device):
+        timed.append((recipe.model, precision))
+        return 2.0
+
+    monkeypatch.setattr("wrn.reproduction.estimate._seconds_of_an_image", seconds)
+    jobs = plan.jobs(plan.cells(plan.choose(experiment), tmp_path))
+    found = estimate(jobs)
+    assert len(timed) == len(set(timed)) == networks
+    for job in jobs:
+        images = job.recipe.labels or {"cifar10": 50_000, "cifar100": 50_000}[job.recipe.data]
+        assert found[job.name].seconds == 2.0 * images * job.recipe.epochs
+    assert {found[job.name].parameters for job in jobs if job.recipe.model == "wrn-28-10"} <= {36_479_194, 36_536_884}

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from wrn.data.catalog import entry
 from wrn.models.creation import create_model
 from wrn.recipes import Recipe
 from wrn.reproduction.plan import Job
 from wrn.runs import Run
+from wrn.training.loop import passes
 from wrn.training.objective import Objective
 from wrn.training.optim import optimizer
 from wrn.training.precision import choose
@@ -27,18 +30,26 @@ class Estimate:
     parameters: int
 
 
+_OF_A_STEP = (
+    "model", "depth_rule", "dropout", "drop_path", "drop_path_per", "image_size", "batch_size", "loss", "optimizer",
+)  # fmt: skip
+"""The fields that decide how long an image takes; how many classes there are, for one, does not."""
+
+
 def estimate(jobs: Sequence[Job], device: str | None = None) -> dict[str, Estimate]:
     """By the jobs' names: from a timed step of each network, or from a finished run of the same recipe."""
-    known: dict[Recipe, tuple[float | None, int]] = {}
+    known: dict[tuple[Any, ...], float | None] = {}
     found = {}
     for job in jobs:
-        if (like := replace(job.recipe, teacher=None)) not in known:
-            known[like] = _image_seconds_and_parameters(like, job.precision, device)
-        per_image, parameters = known[like]
-        seconds = _of_a_finished(job)
-        images = job.recipe.labels or (entry(job.recipe.data).images or (0, 0))[0]
-        if seconds is None and per_image is not None and images:
-            seconds = per_image * images * job.recipe.epochs
+        like = (job.precision, *(getattr(job.recipe, name) for name in _OF_A_STEP))
+        if (seconds := _of_a_finished(job)) is None:
+            if like not in known:
+                known[like] = _seconds_of_an_image(job.recipe, job.precision, device)
+            images = job.recipe.labels or (entry(job.recipe.data).images or (0, 0))[0]
+            if (per_image := known[like]) is not None and images:
+                seconds = per_image * images * job.recipe.epochs
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in _network(job.recipe).parameters())
         # Weights and momentum in each of two checkpoints, and the finished network
         found[job.name] = Estimate(seconds, 5 * 4 * parameters + FILES, parameters)
     return found
@@ -52,26 +63,25 @@ def _of_a_finished(job: Job) -> float | None:
     return None
 
 
-def _image_seconds_and_parameters(recipe: Recipe, precision: str, device: str | None) -> tuple[float | None, int]:
+def _network(recipe: Recipe) -> nn.Module:
+    return create_model(
+        recipe.model, num_classes=entry(recipe.data).classes or 10, image_size=recipe.image_size,
+        depth_rule=recipe.depth_rule, seed=0,
+    )  # fmt: skip
+
+
+def _seconds_of_an_image(recipe: Recipe, precision: str, device: str | None) -> float | None:
     execution = choose(device, precision)
     execution.apply()
-    network = execution.place(
-        create_model(
-            recipe.model, num_classes=entry(recipe.data).classes or 10, image_size=recipe.image_size,
-            depth_rule=recipe.depth_rule, seed=0,
-        )
-    ).train()  # fmt: skip
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    plain = replace(recipe, layer_rules=False, stages=())
+    network = execution.place(_network(recipe)).train()
+    plain = replace(recipe, layer_rules=False, stages=(), teacher=None)
     learnt, optimised = Objective(network, plain, execution.autocast), optimizer(network, plain)
     size = recipe.batch_size if torch.device(execution.device).type == "cuda" else 8
     images = execution.arrange(torch.randn(size, 3, recipe.image_size, recipe.image_size, device=execution.device))
     labels = torch.zeros(size, dtype=torch.int64, device=execution.device)
 
     def step() -> None:
-        loss, _ = learnt(images, labels)
-        optimised.zero_grad()
-        loss.backward()
+        loss, *_ = passes(learnt, optimised, images, labels)
         optimised.step()
         loss.item()
 
@@ -82,5 +92,5 @@ def _image_seconds_and_parameters(recipe: Recipe, precision: str, device: str | 
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
-        return None, parameters  # too large for this machine, as its run will say
-    return (time.perf_counter() - clock) / size, parameters
+        return None  # too large for this machine, as its run will say
+    return (time.perf_counter() - clock) / size
