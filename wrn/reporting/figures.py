@@ -80,7 +80,8 @@ def rates(rows: Sequence[Mapping[str, Any]], title: str) -> str:
             widths = [found.get(model, 0.0) for model in models]
             at = [number - 0.4 + height * (place + 0.5) for number in range(len(models))]
             drawn = axis.barh(at, widths, 0.92 * height, color=color, label=name)
-            axis.bar_label(drawn, [f"{width:,.0f}" if width else "" for width in widths], padding=3, fontsize=8)
+            texts = [f"{width:,.{int(width < 10)}f}" if width else "" for width in widths]
+            axis.bar_label(drawn, texts, padding=3, fontsize=8)
         axis.set_yticks(range(len(models)), models)
         axis.invert_yaxis()
         axis.margins(x=0.12)
