@@ -6,6 +6,7 @@ What is computed is the same to rounding. Where activations are bf16, statistics
 fp32 (torch rounds the latter to bf16 on the way).
 """
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -96,6 +97,10 @@ def _fits(x: Tensor) -> bool:
     )
 
 
+def _kernels(x: Tensor) -> ctypes.CDLL:
+    return library(_KINDS[x.dtype])
+
+
 def _has_gradient_of_ours(conv: nn.Conv2d) -> bool:
     k, s = conv.kernel_size[0], conv.stride[0]
     return (
@@ -133,9 +138,8 @@ class _BnRelu(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         count, channels = x.numel() // x.shape[1], x.shape[1]
         mean, variance = statistics or (torch.empty(channels), torch.empty(channels))
-        kernels = library(_KINDS[x.dtype])
         if statistics is None:
-            kernels.bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
+            _kernels(x).bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
         inverse = (variance + bn.eps).rsqrt()
         scale = weight * inverse
         shift = bias - mean * scale
@@ -158,7 +162,7 @@ class _BnRelu(torch.autograd.Function):
         if dy is None:
             return more, None, None, None, None
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
-        library(_KINDS[x.dtype]).bn_relu_backward(
+        _kernels(x).bn_relu_backward(
             *map(pointer, (dy, x, more, dx)),
             *numbers(x.numel() // x.shape[1], x.shape[1]),
             *map(pointer, (mean, inverse, scale, shift, dweight, dbias)),
@@ -175,7 +179,7 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, branch: Tensor, shortcut: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         total = torch.empty_like(branch)
-        library(_KINDS[branch.dtype]).add_with_statistics(
+        _kernels(branch).add_with_statistics(
             *map(pointer, (branch, shortcut, total)),
             *numbers(branch.numel() // branch.shape[1], branch.shape[1]),
             *map(pointer, (mean, variance)),
@@ -242,11 +246,9 @@ def scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """max(0, x * scale + shift) of x (N, C, H, W), bf16 or fp32 in channels_last layout, and fp32 (C,), C a multiple of
-    16.
-    """
+    """max(0, x * scale + shift) of x (N, C, H, W), bf16 or fp32, and fp32 (C,): channels_last, C a multiple of 16."""
     y = torch.empty_like(x)
-    library(_KINDS[x.dtype]).scale_shift_relu(
+    _kernels(x).scale_shift_relu(
         *map(pointer, (x, y)), *numbers(x.numel() // x.shape[1], x.shape[1]), *map(pointer, (scale, shift))
     )
     return y

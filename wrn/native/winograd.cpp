@@ -1,7 +1,7 @@
 // The transforms of Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308), fp32: a 3x3 convolution
 // of stride 1, padded by 1, as 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, H
-// and W multiples of 4, C of 8. A tile is 4 x 4 places of the output; what is made of tiles is
-// (36, tiles, C), each of the 36 `step` numbers after the one before.
+// and W multiples of 4, C of 8. A tile is 4 x 4 places of the output; what is made of tiles is (36, tiles, C), each of the 36
+// `step` numbers after the one before.
 
 #include <cstdint>
 #include <cstring>

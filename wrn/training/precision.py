@@ -195,15 +195,17 @@ def allow_tf32(device: str, allowed: bool) -> None:
 @contextmanager
 def tf32(device: str, allowed: bool) -> Iterator[None]:
     """Within, they may, or may not."""
+    if torch.device(device).type != "cuda":
+        yield
+        return
     cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
-    # The newer names can be read whichever were used to set them
+    # The newer names can be read whichever were used to set them; torch has no types for cuDNN's
     before = cudnn.conv.fp32_precision == "tf32", cublas.fp32_precision == "tf32"  # type: ignore[attr-defined]
     allow_tf32(device, allowed)
     try:
         yield
     finally:
-        if torch.device(device).type == "cuda":
-            cudnn.allow_tf32, cublas.allow_tf32 = before
+        cudnn.allow_tf32, cublas.allow_tf32 = before
 
 
 def _known_device(device: str) -> torch.device:
