@@ -1,7 +1,9 @@
 """Shared by all tests: a cache of their own, and a data set of real pictures small enough to train on."""
 
 import os
+import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,20 @@ def run_wrn(tmp_path):
         return code, out.getvalue(), err.getvalue()
 
     return call
+
+
+@pytest.fixture
+def start():
+    """`subprocess.Popen` with text in pipes, for processes that are gone when the test ends, however it ends."""
+    with ExitStack() as stack:
+
+        def call(*command, **options):
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = stack.enter_context(subprocess.Popen([*map(str, command)], **{**pipes, **options}))
+            stack.callback(process.kill)
+            return process
+
+        yield call
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ import hashlib
 import resource
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 
 import wrn
 from tests.archives import sha256, svhn_file
+from tests.processes import wait_for
 from wrn.data import download, svhn
 from wrn.data.download import Remote, fetched
 
@@ -74,7 +73,7 @@ def test_it_continues_where_the_connection_broke(remote, www, resets):
     assert starts == ([400_000, 800_000] if not resets else sorted(set(starts)))
 
 
-def test_it_continues_what_a_killed_process_began(www, run_wrn, empty_cache, tmp_path):
+def test_it_continues_what_a_killed_process_began(www, run_wrn, empty_cache, tmp_path, start):
     """As a user: the process is killed in the middle of the second of two files."""
     for part, count in (("train", 60), ("test", 300)):
         svhn_file(www.folder / f"{part}_32x32.mat", count)
@@ -82,11 +81,12 @@ def test_it_continues_what_a_killed_process_began(www, run_wrn, empty_cache, tmp
     words = ["data", "prepare", "svhn-train", "--url", *(www.url(file.name) for file in files)]
     words += ["--sha256", *map(sha256, files)]
     www.bytes_per_second = 1_000_000
-    process = subprocess.Popen([sys.executable, "-m", "wrn", *words], cwd=tmp_path)
+    process = start(sys.executable, "-m", "wrn", *words, cwd=tmp_path)
     part = empty_cache / "downloads" / sha256(files[1])[:16] / "test_32x32.mat.part"
     wait_for(lambda: part.exists() and part.stat().st_size > 100_000)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     size = part.stat().st_size
     assert 100_000 < size < files[1].stat().st_size
     www.bytes_per_second = None
@@ -95,13 +95,6 @@ def test_it_continues_what_a_killed_process_began(www, run_wrn, empty_cache, tmp
     assert (code, "60 + 300 images" in out) == (0, True), err
     assert www.asked == [("/test_32x32.mat", f"bytes={size}-")]
     assert part.with_suffix("").read_bytes() == files[1].read_bytes()
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
 
 
 def test_a_server_that_ignores_ranges_sends_all_of_it(remote, www):
@@ -181,13 +174,12 @@ print(fetched(Remote(*sys.argv[1:]), lambda *_: None))
 """
 
 
-def test_two_processes_ask_once(remote, www):
+def test_two_processes_ask_once(remote, www, start):
     www.bytes_per_second = 200_000
     command = [sys.executable, "-c", FETCH, remote.url, remote.digest]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen(command, **pipes)
+    first = start(*command)
     wait_for(part_of(remote).exists)
-    second = subprocess.Popen(command, **pipes)
+    second = start(*command)
     assert second.stderr.readline() == "wrn: file.bin: another process prepares it; waiting\n"
     www.bytes_per_second = None
     for process in (first, second):

@@ -266,7 +266,7 @@ def test_sigterm_to_every_process_stops_none_of_the_workers(flat, tmp_path, monk
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_in_the_middle_of_an_epoch_and_continued_to_the_same_bits(flat, whole, tmp_path):
+def test_ctrl_c_in_the_middle_of_an_epoch_and_continued_to_the_same_bits(flat, whole, tmp_path, start):
     """A real process, and the signal to all of its group, as a terminal sends it."""
     command = ["train", "wrn-10-1", "--data", "imagenet", "--root", str(flat), "--out", str(tmp_path / "run")]
     for option in ("--epochs 1", "--image-size 16", "--batch-size 250", "--workers 2", "--device cpu"):
@@ -284,13 +284,12 @@ Streamed.batches = batches
 from wrn.cli import main
 sys.exit(main({command!r}))
 """
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", told], start_new_session=True, **pipes) as process:
-        for line in process.stdout:
-            if line == "a batch\n":
-                break
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=300)
+    process = start(sys.executable, "-c", told, start_new_session=True)
+    for line in process.stdout:
+        if line == "a batch\n":
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, ""), out
     assert "interrupted in epoch 1 after step 1 of 4, saved; the same command continues" in out
     with pytest.raises(ProcessLookupError):  # none of its group is left

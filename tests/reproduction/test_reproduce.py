@@ -5,46 +5,34 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 import wrn
+from tests.processes import files_under, wait_for
 from wrn.reproduction import plan
 
 SMALL = ("table4-small", "--data", "digits", "--epochs", "1", "--labels", "200", "--rows", "wrn-10-1", "wrn-16-1")
 
 
-def start(folder, *words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "wrn", "reproduce", *SMALL, *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def reproduce(start, tmp_path):
+    """Starts the small table in `tmp_path`."""
+    return lambda *words: start(sys.executable, "-m", "wrn", "reproduce", *SMALL, *words, cwd=tmp_path)
 
 
 def finished(folder):
-    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("result.json")}
+    return {path: facts.st_mtime_ns for path, facts in files_under(folder).items() if path.name == "result.json"}
 
 
-def wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
-
-
-def test_killed_half_way_it_does_no_finished_run_again(tmp_path):
-    first = start(tmp_path, "--seeds", "2")
+def test_killed_half_way_it_does_no_finished_run_again(tmp_path, reproduce):
+    first = reproduce("--seeds", "2")
     wait_for(lambda: finished(tmp_path))
     first.send_signal(signal.SIGKILL)
     first.communicate()
     before = finished(tmp_path)
     assert 1 <= len(before) < 4
-    second = start(tmp_path, "--seeds", "2", "--jobs", "2")
+    second = reproduce("--seeds", "2", "--jobs", "2")
     out, err = second.communicate(timeout=200)
     assert second.returncode == 0, err
     after = finished(tmp_path)
@@ -54,14 +42,14 @@ def test_killed_half_way_it_does_no_finished_run_again(tmp_path):
     fresh = [wrn.Run(path.parent) for path in after if path not in before]
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert {run.env["execution"]["threads"] for run in fresh} == {share}, "the cores are shared out"
-    third = start(tmp_path, "--seeds", "2")
+    third = reproduce("--seeds", "2")
     third.communicate(timeout=100)
     assert finished(tmp_path) == after
 
 
-def test_stopped_it_lets_its_runs_save(tmp_path):
-    going = start(tmp_path, "--seeds", "1", "--epochs", "500")
-    wait_for(lambda: any(tmp_path.rglob("epoch*/*.safetensors")) or any(tmp_path.rglob("checkpoints/*")))
+def test_stopped_it_lets_its_runs_save(tmp_path, reproduce):
+    going = reproduce("--seeds", "1", "--epochs", "500")
+    wait_for(lambda: any("checkpoints" in path.parts for path in files_under(tmp_path)))
     going.send_signal(signal.SIGTERM)
     out, err = going.communicate(timeout=100)
     assert going.returncode == 143, err
@@ -73,8 +61,8 @@ def test_stopped_it_lets_its_runs_save(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_it_passes_on_that_runs_are_to_save_and_minds_neither_hangups_nor_closed_pipes(tmp_path):
-    going = start(tmp_path, "--seeds", "1", "--epochs", "4", "--jobs", "2")
+def test_it_passes_on_that_runs_are_to_save_and_minds_neither_hangups_nor_closed_pipes(tmp_path, reproduce):
+    going = reproduce("--seeds", "1", "--epochs", "4", "--jobs", "2")
     going.stdout.close()
     wait_for(lambda: list(tmp_path.glob("runs/digits/*/seed0/checkpoints/epoch-0001*")))
     for number in (signal.SIGHUP, signal.SIGUSR1):
@@ -90,14 +78,14 @@ def test_a_row_that_is_asked_for_twice_is_run_and_counted_once(run_wrn):
     assert "\n6 of 6 runs to do" in out
 
 
-def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path, reproduce):
     choice = plan.choose(
         "table4-small", data="digits", rows=("wrn-10-1", "wrn-16-1"), fields={"epochs": 1, "labels": 200}
     )
     spoilt = plan.jobs(plan.cells(choice, tmp_path / "runs"))[0]
     spoilt.path.mkdir(parents=True)
     (spoilt.path / "holiday.txt").write_text("not a run")
-    going = start(tmp_path, "--seeds", "1")
+    going = reproduce("--seeds", "1")
     out, err = going.communicate(timeout=100)
     assert going.returncode == 1
     assert "some runs failed" in err
@@ -107,23 +95,21 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
     words = [sys.executable, "-m", "wrn", "report", "runs"]
     assert "holds files but no run" in subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout
     (spoilt.path / "holiday.txt").unlink()
-    again = start(tmp_path, "--seeds", "1")
+    again = reproduce("--seeds", "1")
     again.communicate(timeout=100)
     assert (again.returncode, len(finished(tmp_path))) == (0, 2)
 
 
-def test_two_processes_do_not_train_in_one_folder(tmp_path):
+def test_two_processes_do_not_train_in_one_folder(tmp_path, start):
     command = [sys.executable, "-m", "wrn", "train", "wrn-10-1", "--data", "digits", "--epochs", "500", "--out", "run"]
-    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: (tmp_path / "run" / "holder.json").exists())
-        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert second.returncode == 1
-        assert f"run: process {first.pid} on " in second.stderr
-        assert wrn.Run(tmp_path / "run").held_by().startswith(f"process {first.pid} on")
-    finally:
-        first.kill()
-        first.wait()
+    first = start(*command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (tmp_path / "run" / "holder.json").exists())
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert f"run: process {first.pid} on " in second.stderr
+    assert wrn.Run(tmp_path / "run").held_by().startswith(f"process {first.pid} on")
+    first.kill()
+    first.wait()
     assert wrn.Run(tmp_path / "run").held_by() is None, "the system lets go of it"
 
 

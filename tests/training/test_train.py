@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -90,58 +89,39 @@ def test_same_seed_same_bits_other_seed_others(finished, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_in_the_middle_of_an_epoch_then_continued_to_the_same_bits(finished, tmp_path, number, code):
+def test_interrupted_in_the_middle_of_an_epoch_then_continued_to_the_same_bits(
+    finished, tmp_path, number, code, run_wrn
+):
     out = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "wrn",
-        *FAST,
-        "--epochs",
-        "3",
-        "--dropout",
-        "0.2",
-        "--augment",
-        "flip-crop",
-        "--seed",
-        "4",
-        "--out",
-        str(out),
-    ]
-    # Slowed down by a wrapper, so that the signal meets the middle of the second epoch
-    slow = f"""
-import sys, time
+    words = [*FAST, "--epochs", "3", "--dropout", "0.2", "--augment", "flip-crop", "--seed", "4", "--out", str(out)]
+    # In a process of its own, which the signal meets at the 17th of its batches, of 12 an epoch
+    interrupted = f"""
+import os, sys
 from wrn.data.loader import Resident
-whole = Resident.batches
+from wrn.cli import main
+whole, seen = Resident.batches, 0
 def batches(self, *a, **k):
+    global seen
     for batch in whole(self, *a, **k):
-        time.sleep(0.25)
+        seen += 1
+        if seen == 17:
+            os.kill(os.getpid(), {int(number)})
         yield batch
 Resident.batches = batches
-from wrn.cli import main
-sys.exit(main({command[3:]!r}))
+sys.exit(main({words!r}))
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    log = out / "train.log"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (log.exists() and "epoch 1/3" in log.read_text()):
-        time.sleep(0.02)
-    time.sleep(0.7)
-    process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == code, output
-    step = int(re.search(r"interrupted in epoch 2 after step (\d+) of 12, saved", output)[1])
+    process = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True)
+    assert process.returncode == code, process.stderr
+    step = int(re.search(r"interrupted in epoch 2 after step (\d+) of 12, saved", process.stdout)[1])
     assert 0 < step < 12
     assert not (out / "result.json").exists()
-    refused = subprocess.run([sys.executable, "-m", "wrn", "eval", str(out)], capture_output=True, text=True)
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-    assert "not finished" in refused.stderr
+    refused, _, err = run_wrn("eval", out)
+    assert (refused, err.count("\n")) == (1, 1)
+    assert "not finished" in err
 
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"continuing after epoch 1, step {step}" in done.stdout
+    done, said, err = run_wrn(*words)
+    assert done == 0, err
+    assert f"continuing after epoch 1, step {step}" in said
     assert same(weights(out), weights(finished.path))
     assert [line["train_loss"] for line in wrn.Run(out).metrics] == [line["train_loss"] for line in finished.metrics]
 
