@@ -57,7 +57,11 @@ if [ "$device" != cpu ]; then step tests "$python" -m pytest -q -n0 -m gpu; fi
 for model in wrn-28-10 wrn-40-4 wrn-16-4; do
     wrn "train-$model" bench train "$model" --compare --device "$device" --out "$bench/train-$model.json"
     if [ "$device" != cpu ]; then
-        wrn "train-compiled-$model" bench train "$model" --compile --device "$device" --out "$bench/train-$model-compiled.json"
+        for ways in graphs compile "compile graphs"; do
+            name=train-$model-${ways// /-}
+            # shellcheck disable=SC2086 # a word is an option
+            wrn "$name" bench train "$model" $(printf -- '--%s ' $ways) --device "$device" --out "$bench/$name.json"
+        done
     fi
 done
 for model in wrn-16-4 wrn-28-10; do

@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 import wrn
 from wrn.data.loader import Resident
-from wrn.training.loop import passes
 from wrn.training.optim import is_fused
+from wrn.training.passes import Passes
 from wrn.training.precision import choose
 from wrn.training.readings import Readings
 
@@ -76,20 +76,23 @@ def test_compiled_run(tmp_path):
     assert run.metrics[-1]["images_per_second"] > 0
 
 
-def test_no_step_waits_for_the_gpu():
+@pytest.mark.parametrize("graphs", [False, True])
+def test_no_step_waits_for_the_gpu(graphs):
     """Batches, losses and updates are only queued; numbers are read when they are there."""
     recipe = wrn.recipe("wrn-10-1", data="digits", augment="flip-crop", dropout=0.1)
     execution = choose("cuda", "bf16")
     data, network = wrn.dataset(recipe, device="cuda"), execution.place(wrn.network_of(recipe, 10, seed=0)).train()
     learnt, optimizer = wrn.objective(network, recipe, autocast=execution.autocast), wrn.optimizer(network, recipe)
     learnt.start_epoch(1)
+    passes = Passes(learnt, optimizer, graphs)
     readings, losses = Readings("cuda", may_run_ahead=is_fused(optimizer)), []
     try:
         for step, (images, labels) in enumerate(data.train.batches(recipe, seed=0, epoch=1), 1):
-            found = passes(learnt, optimizer, execution.arrange(images), labels)
+            found = passes(execution.arrange(images), labels)
             losses += [each.loss for each in readings.add(step, *found)]
             optimizer.step()
-            torch.cuda.set_sync_debug_mode("error")  # from the second step on
+            if step == 4:  # a graph has been recorded, if one is to be
+                torch.cuda.set_sync_debug_mode("error")
     finally:
         torch.cuda.set_sync_debug_mode("default")
     losses += [each.loss for each in readings.rest()]
@@ -108,16 +111,41 @@ def test_deterministic_runs_have_the_same_bits(tmp_path):
     assert other.result["determinism"] == "not bit-exact: cuda without --deterministic"
 
 
-def test_a_poisoned_batch_moves_no_weight_although_it_is_read_late(tmp_path, monkeypatch):
+@pytest.mark.parametrize("memory", ["normal", "low"])
+@pytest.mark.parametrize("compile", [False, True])
+def test_graphs_train_to_what_single_kernels_do(tmp_path, compile, memory):
+    """Dropout's draws among it; of 12 batches an epoch 8 are replayed, the last is a smaller one."""
+    recipe = wrn.recipe("wrn-10-2", data="digits", epochs=3, augment="flip-crop", dropout=0.3)
+    ways = {"device": "cuda", "precision": "fp32", "compile": compile, "memory": memory, "deterministic": True}
+    usual, graphs = (
+        wrn.train(recipe, tmp_path / f"graphs-{graphs}", graphs=graphs, quiet=True, **ways) for graphs in (False, True)
+    )
+    assert graphs.env["execution"]["graphs"] is True
+    for one, other in zip(usual.metrics, graphs.metrics, strict=True):
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+        assert other["test_loss"] == pytest.approx(one["test_loss"], rel=1e-2)
+
+
+def test_no_graph_is_recorded_of_what_changes_from_step_to_step(tmp_path):
+    recipe = wrn.recipe("wrn-10-1", data="digits", drop_path=0.2)
+    with pytest.raises(ValueError, match="stochastic depth leaves out other blocks in each step"):
+        wrn.train(recipe, tmp_path / "run", device="cuda", graphs=True, quiet=True)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="cannot compute blocks twice"):
+        choose("cuda", memory="lowest", graphs=True)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_poisoned_batch_moves_no_weight_although_it_is_read_late(tmp_path, monkeypatch, graphs):
     """The steps after it are queued before its loss is known; nothing of them is saved."""
     real = Resident.batches
 
     def poisoned(self, recipe, *, seed, epoch, start=0):
         for step, (images, labels) in enumerate(real(self, recipe, seed=seed, epoch=epoch, start=start), start + 1):
-            yield (images * float("nan") if (epoch, step) == (2, 3) else images), labels
+            yield (images * float("nan") if (epoch, step) == (2, 6) else images), labels
 
     monkeypatch.setattr(Resident, "batches", poisoned)
     recipe = wrn.recipe("wrn-10-1", data="digits", epochs=3)
-    with pytest.raises(wrn.Error, match=r"epoch 2, learning rate .*: the loss of step 3 is nan"):
-        wrn.train(recipe, tmp_path / "run", device="cuda", quiet=True)
+    with pytest.raises(wrn.Error, match=r"epoch 2, learning rate .*: the loss of step 6 is nan"):
+        wrn.train(recipe, tmp_path / "run", device="cuda", graphs=graphs, quiet=True)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-0001-step-000000"]

@@ -62,6 +62,7 @@ def train(
     checkpoint_every: Annotated[
         str | None, option("save within an epoch too, so often (default: after each epoch)", "90s|10m|2h")
     ] = None,
+    graphs: Annotated[bool, option("on CUDA: ask for a step's kernels all at once")] = False,
     deterministic: Annotated[bool, option("the same bits each time on CUDA too, more slowly")] = False,
     out: Annotated[str | None, option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
     fresh: Annotated[bool, option("start over, whatever lies in the run folder")] = False,
@@ -88,6 +89,7 @@ def train(
         keep_every=keep_every,
         checkpoint_every=checkpoint_every,
         deterministic=deterministic or None,
+        graphs=graphs or None,
         fresh=fresh,
     )
 

@@ -87,7 +87,8 @@ class Run:
         here, there = {"seed": seed, **recipe.to_dict()}, {"seed": self.seed, **self.recipe.to_dict()}
         if self.begun:
             here |= execution
-            there |= {"native": False, "memory": "normal", "deterministic": False} | self.env["execution"]
+            since = {"native": False, "memory": "normal", "deterministic": False, "graphs": False}  # not in all runs
+            there |= since | self.env["execution"]
         if changes := [
             f"{name} is {there[name]} there and {here[name]} now" for name in here if here[name] != there[name]
         ]:

@@ -56,6 +56,7 @@ def test_low_memory_keeps_less_when_compiled_and_does_not_stay_on():
         ({"device": "cpu", "precision": "tf32"}, "NVIDIA's GPUs have it"),
         ({"device": "gpu"}, "no such device"),
         ({"device": "cpu", "compile": True, "native": True}, "are for CPUs, uncompiled"),
+        ({"device": "cpu", "graphs": True}, "cpu has none, CUDA devices do"),
     ],
 )
 def test_what_cannot_be_had_is_told(asked, says):

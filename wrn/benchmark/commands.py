@@ -27,6 +27,7 @@ def bench_train(
     device: Device = None,
     precision: Precision = None,
     compile: Annotated[bool, option("compile ours first")] = False,
+    graphs: Annotated[bool, option("ours as CUDA graphs")] = False,
     native: Native = None,
     data: Data = "digits",
     out: Out = None,
@@ -36,7 +37,7 @@ def bench_train(
     from wrn.benchmark.training import bench_training
 
     found = bench_training(
-        models, batch_size, rounds, device, precision, compile, truth(native), compare=compare, data=data
+        models, batch_size, rounds, device, precision, compile, truth(native), graphs, compare=compare, data=data
     )
     _tell(found, out, json)
 

@@ -31,9 +31,9 @@ from wrn.native import winograd
 from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
-from wrn.training.loop import passes
 from wrn.training.objective import objective
 from wrn.training.optim import is_fused
+from wrn.training.passes import Passes
 from wrn.training.precision import Execution, choose
 from wrn.training.readings import Readings
 
@@ -49,6 +49,7 @@ def bench_training(
     precision: str | None = None,
     compile: bool = False,
     native: bool | None = None,
+    graphs: bool = False,
     compare: bool = False,
     data: str = "digits",
 ) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def bench_training(
     images_per_second. Of ours also: how many times as fast as each usual loop it is, what share its multiplications are
     of the peak of matrix products in the arithmetic of training, and what share the bare convolutions are of its time.
     """
-    execution = choose(device, precision, compile, native)
+    execution = choose(device, precision, compile, native, graphs=graphs)
     by_model = [
         _rows(recipe_of(model, batch_size, execution.device, data), execution, rounds, compare)
         for model in models or BATCH_SIZES
@@ -80,7 +81,7 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     execution.apply()
     classes, split = resident(recipe, execution.device)
     network = execution.place(wrn.network_of(recipe, classes, 0)).train()
-    name = f"{OURS}, compiled" if execution.compile else OURS
+    name = OURS + (", compiled" if execution.compile else "") + (", graphs" if execution.graphs else "")
     contestants = {name: as_ours(ours(recipe, execution, network, endless(split, recipe)))}
     if compare:
         for name, each in usual_loops(recipe, execution.device, split).items():
@@ -124,11 +125,12 @@ def ours(
     learnt = objective(network, recipe, autocast=execution.autocast, compiled=execution.compiled)
     learnt.start_epoch(1)
     optimizer = wrn.optimizer(network, recipe)
+    passes = Passes(learnt, optimizer, execution.graphs)
     readings = Readings(execution.device, may_run_ahead=is_fused(optimizer))
 
     def step() -> None:
         images, labels = next(loaded)
-        found = passes(learnt, optimizer, execution.arrange(images), labels)
+        found = passes(execution.arrange(images), labels)
         list(readings.add(0, *found))
         optimizer.step()
 

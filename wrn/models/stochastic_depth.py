@@ -68,6 +68,12 @@ def set_stochastic_depth(model: nn.Module, drop: float, per: Per = "batch") -> N
         block.path = Path(number / len(blocks) * drop, per)
 
 
+def skips_blocks(model: nn.Module) -> bool:
+    """Whether `model` computes other blocks in each step of training."""
+    paths = [part.path for part in model.modules() if isinstance(part, Residual)]
+    return any(path.drop > 0 and path.per == "batch" for path in paths)
+
+
 def _torchvision_op(branch: Tensor, drop: float, mode: str, training: bool) -> Tensor:
     try:
         from torchvision.ops import stochastic_depth

@@ -13,9 +13,9 @@ from wrn.models.creation import create_model
 from wrn.recipes import Recipe
 from wrn.reproduction.plan import Job
 from wrn.runs import Run
-from wrn.training.loop import passes
 from wrn.training.objective import Objective
 from wrn.training.optim import optimizer
+from wrn.training.passes import passes
 from wrn.training.precision import choose
 
 FILES = 2_000_000  # bytes of logs, curves and predictions, about

@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wrn import runs
 from wrn.data.batching import Dataset
 from wrn.display import Bar, Log
-from wrn.errors import Error
+from wrn.errors import Error, UsageError
 from wrn.evaluation import evaluate
 from wrn.models.creation import create_model
+from wrn.models.stochastic_depth import skips_blocks
 from wrn.randomness import key
 from wrn.recipes import Recipe
 from wrn.runs import Run
 from wrn.training import checkpoint, outcome
 from wrn.training.checkpoint import Belongings, Progress
 from wrn.training.interruption import Interrupted, Interruption
-from wrn.training.objective import Objective, objective
-from wrn.training.optim import is_fused, optimizer, set_rates, skip_unless_finite, start_epoch
+from wrn.training.objective import objective
+from wrn.training.optim import is_fused, optimizer, set_rates, start_epoch
+from wrn.training.passes import Passes
 from wrn.training.precision import Execution
 from wrn.training.readings import Reading, Readings
 
@@ -60,6 +62,11 @@ class Training:
             compiled=execution.compiled,
         )
         self.optimizer = optimizer(self.objective.trained, recipe)
+        if execution.graphs and skips_blocks(self.network):
+            raise UsageError(
+                "graphs: stochastic depth leaves out other blocks in each step; take --drop-path-per sample, or leave "
+                "--graphs out"
+            )
 
     def run_all(self, interrupt: Interruption) -> None:
         """From the newest checkpoint, or the beginning, to the finished run folder."""
@@ -104,11 +111,12 @@ class Training:
         recipe, steps = self.recipe, self.data.train.steps(self.recipe)
         self.network.train()
         batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
+        passes = Passes(self.objective, self.optimizer, self.execution.graphs)
         readings = Readings(self.execution.device, may_run_ahead=is_fused(self.optimizer))
         clock = time.perf_counter()
         for images, labels in batches:
             set_rates(self.optimizer, recipe, epoch, progress.step / steps)
-            found = passes(self.objective, self.optimizer, self.execution.arrange(images), labels)
+            found = passes(self.execution.arrange(images), labels)
             self.take(readings.add(progress.step + 1, *found), epoch, progress)  # which stops if it is not finite
             self.optimizer.step()
 
@@ -162,28 +170,6 @@ class Training:
         belongings = Belongings(self.identity, files, (whitening,) if whitening.exists() else ())
         checkpoint.save(self.checkpoints, self.objective.trained, self.optimizer, progress, belongings, self.keep_every)
         self.interrupt.saved()
-
-
-def passes(
-    objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Forward and backward through a batch: its mean loss, the norm of the gradient, wrong answers, and of how many.
-
-    All that a step is but for the optimiser's own, which leaves all as it is if the norm is not finite.
-    """
-    loss, logits = objective(images, labels)
-    wrong = (logits.argmax(1) != labels).sum()
-    optimizer.zero_grad()
-    loss.backward()
-    norm = gradient_norm(optimizer)
-    skip_unless_finite(optimizer, norm)
-    return loss, norm, wrong, len(labels)
-
-
-def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """The length of the whole gradient, a scalar: not finite if any part of it is not."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
 def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wrn.errors import UsageError
 from wrn.models.rules import LayerRule, limit_norms
-from wrn.models.stochastic_depth import Residual
+from wrn.models.stochastic_depth import skips_blocks
 from wrn.recipes import Recipe
 from wrn.training.muon import Muon
 
@@ -43,7 +43,7 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
         )
     set_rates(made, recipe, 1)
-    if any(part.path.drop and part.path.per == "batch" for part in model.modules() if isinstance(part, Residual)):
+    if skips_blocks(model):
         made.register_step_pre_hook(lambda *_: _count_as_zero(model))
     limits = [(p, rules[name].max_norm) for name, p in model.named_parameters() if name in rules]
     if any(limit for _, limit in limits):

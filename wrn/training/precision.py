@@ -32,6 +32,7 @@ class Execution:
     native: bool = False
     memory: Memory = "normal"
     deterministic: bool = False
+    graphs: bool = False
 
     @property
     def kind(self) -> Kind | None:
@@ -101,6 +102,7 @@ class Execution:
         """`cpu (2 threads), bf16`."""
         where = f"cpu ({self.threads} threads)" if self.device == "cpu" else self.device
         how = ", compiled" if self.compile else ", native" if self.native else ""
+        how += ", graphs" if self.graphs else ""
         also = ("" if self.memory == "normal" else f", {self.memory} memory") + (
             ", deterministic" if self.deterministic else ""
         )
@@ -132,6 +134,7 @@ def choose(
     native: bool | None = None,
     memory: Memory = "normal",
     deterministic: bool = False,
+    graphs: bool = False,
 ) -> Execution:
     """The fastest faithful way on this machine, or what is asked for.
 
@@ -140,7 +143,7 @@ def choose(
     fp32 with AVX2; the latter not where fp32 is asked for, which is then torch's own to the bit.
     "tf32": fp32 whose products round their factors to 10 bits, on GPUs.
     `memory`: "low" computes BN-ReLU again in the backward pass, "lowest" whole residual blocks. `deterministic`: the
-    same bits each time on CUDA too, as on CPUs.
+    same bits each time on CUDA too, as on CPUs. `graphs`: on CUDA forward and backward passes as CUDA graphs.
     Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
     """
     if device is None:
@@ -153,9 +156,13 @@ def choose(
     if memory not in get_args(Memory):
         raise UsageError(f"memory {memory!r}: must be {', '.join(get_args(Memory)[:-1])} or {get_args(Memory)[-1]}")
     chosen: Precision = precision or ("bf16" if multiplies_bf16(known) else "fp32")  # type: ignore[assignment]
+    if graphs and known.type != "cuda":
+        raise UsageError(f"graphs: {device} has none, CUDA devices do; leave --graphs out")
+    if graphs and memory == "lowest":
+        raise UsageError("graphs: a graph cannot compute blocks twice; take --memory low, or leave --graphs out")
     # MPS is left in its default layout: channels_last has not been run there
     found = Execution(device, chosen, known.type != "mps", compile, torch.get_num_threads())
-    found = replace(found, memory=memory, deterministic=deterministic)
+    found = replace(found, memory=memory, deterministic=deterministic, graphs=graphs)
     if native and found.kind is None:
         raise UsageError("native: the kernels are for CPUs, uncompiled; leave --native out")
     if native and found.kind:

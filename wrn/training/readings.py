@@ -27,7 +27,8 @@ class Readings:
     """
 
     def __init__(self, device: str, may_run_ahead: bool) -> None:
-        self.on_gpu = torch.device(device).type == "cuda"
+        self.device = torch.device(device)
+        self.on_gpu = self.device.type == "cuda"
         self.lag = 2 if self.on_gpu and may_run_ahead else 0
         self._waiting: deque[tuple[int, Tensor, int, torch.cuda.Event | None]] = deque()
 
@@ -37,7 +38,7 @@ class Readings:
         if self.on_gpu:
             numbers = torch.empty(3, pin_memory=True).copy_(numbers, non_blocking=True)
             arrived = torch.cuda.Event()
-            arrived.record()
+            arrived.record(torch.cuda.current_stream(self.device))  # not of the first GPU, if this is another
         self._waiting.append((step, numbers, images, arrived))
         return self.rest(self.lag)
 

@@ -52,6 +52,7 @@ def train(
     keep_every: int | None = None,
     checkpoint_every: str | float | None = None,
     deterministic: bool | None = None,
+    graphs: bool | None = None,
     fresh: bool = False,
     quiet: bool = False,
 ) -> Run:
@@ -64,7 +65,8 @@ def train(
     decode pictures; `root` is a folder that has the data set's files. `teacher`: a network in memory that the recipe's
     learns from, bare or as `wrn.load` gives it; one that is a run is named in the recipe. `keep_every` keeps the
     checkpoint of every so many epochs for good; `checkpoint_every`, seconds or such as "10m", saves within an epoch
-    too. `deterministic`: the same bits each time on CUDA as well, more slowly.
+    too. `deterministic`: the same bits each time on CUDA as well, more slowly. `graphs`: on CUDA a step's kernels are
+    recorded once an epoch and then asked for all at once.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     log = Log(quiet)
@@ -82,6 +84,7 @@ def train(
         "native": native,
         "memory": memory,
         "deterministic": deterministic,
+        "graphs": graphs,
     }
     every = seconds_of(checkpoint_every) if isinstance(checkpoint_every, str) else checkpoint_every
     if keep_every is not None and keep_every < 1:

@@ -1,0 +1,96 @@
+"""Forward and backward through a batch, all of a step but the optimiser's own part; on CUDA also as a graph."""
+
+import torch
+from torch import Tensor, nn
+
+from wrn.errors import Error
+from wrn.training.objective import Objective
+from wrn.training.optim import skip_unless_finite
+
+Found = tuple[Tensor, Tensor, Tensor, int]
+_AT_FIRST = 3  # passes by which torch and cuDNN choose kernels and take memory, as none may while a graph is recorded
+
+
+class Passes:
+    """The passes of an epoch's steps, (images, labels) -> mean loss, norm of the gradient, wrong answers, images.
+
+    They leave gradients for the optimiser, which is told to leave all as it is if the norm is not finite. `graphs`:
+    from the fourth batch of a shape on the GPU is given all kernels at once, as a CUDA graph that was recorded; those
+    of a small network are done sooner than Python can name them. The next pass overwrites what such a one found. An
+    epoch's alone: a graph does for ever what the objective did when it was recorded, with that epoch's settings.
+    """
+
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, graphs: bool = False) -> None:
+        self.objective, self.optimizer, self.graphs = objective, optimizer, graphs
+        self._shape, self._seen = torch.Size(), 0
+        self._graph: _Graph | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Found:
+        if not self.graphs:
+            return passes(self.objective, self.optimizer, images, labels)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(images.device)
+        if images.shape != self._shape:
+            self._shape, self._seen, self._graph = images.shape, 0, None  # whose memory is free then
+        self._seen += 1
+        if self._seen <= _AT_FIRST:
+            return self._aside(self._stream, images, labels)
+        if self._graph is None:
+            self._graph = _Graph(self.objective, self.optimizer, images, labels, self._stream)
+        return self._graph.replay(images, labels)
+
+    def _aside(self, stream: torch.cuda.Stream, images: Tensor, labels: Tensor) -> Found:
+        """Kernel by kernel, on the stream that a graph is then recorded on: torch wants the same for gradients."""
+        usual = torch.cuda.current_stream(images.device)
+        stream.wait_stream(usual)
+        with torch.cuda.stream(stream):
+            found = passes(self.objective, self.optimizer, images, labels)
+        usual.wait_stream(stream)
+        return found
+
+
+class _Graph:
+    """The passes through batches of one shape, which are copied to where the recorded one lay."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        images: Tensor,
+        labels: Tensor,
+        stream: torch.cuda.Stream,
+    ) -> None:
+        self.images, self.labels = images.clone(), labels.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        optimizer.zero_grad()  # the graph's gradients are in memory of its own
+        try:  # what other threads ask of the GPU, such as those that load data, is none of the graph's
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+                self.found = passes(objective, optimizer, self.images, self.labels)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise Error(f"--graphs: {str(error).strip().splitlines()[0]}; leave the option out") from error
+
+    def replay(self, images: Tensor, labels: Tensor) -> Found:
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.graph.replay()
+        return self.found
+
+
+def passes(objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Found:
+    """Those through one batch, kernel by kernel."""
+    loss, logits = objective(images, labels)
+    wrong = (logits.argmax(1) != labels).sum()
+    optimizer.zero_grad()
+    loss.backward()
+    norm = gradient_norm(optimizer)
+    skip_unless_finite(optimizer, norm)
+    return loss.detach(), norm, wrong, len(labels)
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The length of the whole gradient, a scalar: not finite if any part of it is not."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
