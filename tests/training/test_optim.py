@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import wrn
-from wrn.training.loop import gradient_norm
 from wrn.training.optim import skip_unless_finite
+from wrn.training.passes import gradient_norm
 
 
 def test_three_steps_equal_the_formula():
