@@ -53,7 +53,7 @@ wrn() { # a step of our own command
 }
 
 bench=$out/runs/bench/$device # where `wrn report` looks
-if [ "$device" != cpu ]; then step tests "$python" -m pytest -q -n0 -m gpu; fi
+if [ "$device" != cpu ]; then step tests "$python" -m pytest -q -o addopts= -m gpu tests/test_gpu.py; fi
 for model in wrn-28-10 wrn-40-4 wrn-16-4; do
     wrn "train-$model" bench train "$model" --compare --device "$device" --out "$bench/train-$model.json"
     if [ "$device" != cpu ]; then

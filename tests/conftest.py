@@ -1,9 +1,11 @@
 """Shared by all tests: a cache of their own, and a data set of real pictures small enough to train on."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before anything reads it. One for all workers of one session, so that digits are decoded once.
-os.environ.setdefault("WRN_CACHE_DIR", tempfile.mkdtemp(prefix="wrn-tests-"))
+if "WRN_CACHE_DIR" not in os.environ:
+    os.environ["WRN_CACHE_DIR"] = tempfile.mkdtemp(prefix="wrn-tests-")
+    atexit.register(shutil.rmtree, os.environ["WRN_CACHE_DIR"], ignore_errors=True)
+
+with suppress(ImportError):  # benchmarks/gpu.sh takes a machine as it is
+    from hypothesis import settings
+
+    settings.register_profile("no deadline", deadline=None)  # a machine that others use stalls now and then
+    settings.load_profile("no deadline")
+
+
+HEAVY = ("training/test_train.py", "reproduction/test_reproduce.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first: the last to be begun then keeps one process busy for a short while alone."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(HEAVY))
 
 
 @pytest.fixture

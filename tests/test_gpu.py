@@ -66,8 +66,8 @@ def test_tf32_rounds_and_fp32_does_not():
         for precision in ("fp32", "tf32"):
             with choose("cuda", precision).autocast():
                 far[precision] = ((conv(x) - exact).norm() / exact.norm()).item()
-    assert far["fp32"] < 1e-6
-    assert 1e-5 < far["tf32"] < 2e-3
+    assert far["fp32"] < 1e-5  # Winograd's too, which cuDNN may choose
+    assert 5e-5 < far["tf32"] < 2e-3
 
 
 def test_compiled_run(tmp_path):
@@ -76,6 +76,7 @@ def test_compiled_run(tmp_path):
     assert run.metrics[-1]["images_per_second"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("graphs", [False, True])
 def test_no_step_waits_for_the_gpu(graphs):
     """Batches, losses and updates are only queued; numbers are read when they are there."""
@@ -111,6 +112,7 @@ def test_deterministic_runs_have_the_same_bits(tmp_path):
     assert other.result["determinism"] == "not bit-exact: cuda without --deterministic"
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # that fp32 leaves unused, as it is to
 @pytest.mark.parametrize("memory", ["normal", "low"])
 @pytest.mark.parametrize("compile", [False, True])
 def test_graphs_train_to_what_single_kernels_do(tmp_path, compile, memory):

@@ -14,7 +14,7 @@ import wrn
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=10)
+    recipe = wrn.recipe("wrn-10-1", data="digits", recipe="fast", epochs=3)
     return wrn.train(recipe, tmp_path_factory.mktemp("runs") / "run", device="cpu", quiet=True)
 
 

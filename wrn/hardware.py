@@ -5,6 +5,8 @@ torch is imported by what needs it alone: who counts cores does not.
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,38 @@ def multiplies_bf16(device: "torch.device") -> bool:
         features = torch.cpu.get_capabilities()
         return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
     return False
+
+
+def allow_tf32(device: str, allowed: bool) -> None:
+    """Whether products of fp32 on a GPU may round their factors to 10 bits, as cuDNN does of itself.
+
+    A setting of the process, which is left as it is where nothing is computed on a GPU.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+        # To cuDNN "not allowed" by the older name means "as all of torch is set to"; torch has no types for the newer
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
+
+
+@contextmanager
+def tf32(device: str, allowed: bool) -> Iterator[None]:
+    """Within, they may, or may not."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    # The newer names can be read whichever were used to set them
+    convolutions, products = cudnn.conv.fp32_precision, cublas.fp32_precision  # type: ignore[attr-defined]
+    allow_tf32(device, allowed)
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32 = convolutions == "tf32", products == "tf32"
+        cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
 
 
 def cores() -> int:

@@ -182,7 +182,8 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
             for how, candidate in candidates.items()
             if candidate is network or torch.linalg.vector_norm(candidate(noise[:8]) - exact) <= near
         }
-    machine = [str(device), torch.get_num_threads(), torch.__version__, torch.cpu.get_capabilities()]
+    computes = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    machine = [computes, torch.get_num_threads(), torch.__version__, torch.cpu.get_capabilities()]
     facts = [name, image_size, sorted(good), *machine, code()]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     kept = cache_dir() / "inference" / f"{key}.json"

@@ -19,8 +19,9 @@ from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate
+from wrn.hardware import allow_tf32
 from wrn.inference import fastest
-from wrn.training.precision import allow_tf32, choose
+from wrn.training.precision import choose
 
 
 class TrainedModel(nn.Module):

@@ -175,7 +175,7 @@ print(fetched(Remote(*sys.argv[1:]), lambda *_: None))
 
 
 def test_two_processes_ask_once(remote, www, start):
-    www.bytes_per_second = 200_000
+    www.bytes_per_second = 20_000
     command = [sys.executable, "-c", FETCH, remote.url, remote.digest]
     first = start(*command)
     wait_for(part_of(remote).exists)

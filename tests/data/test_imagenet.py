@@ -24,11 +24,7 @@ from wrn.data import streaming
 from wrn.data.streaming import Pictures, Streamed
 from wrn.randomness import key
 
-pytestmark = [
-    pytest.mark.usefixtures("empty_cache", "no_worker_survives"),
-    # Python 3.12 and later: of DataLoader's workers, which use no thread that they did not start
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("empty_cache", "no_worker_survives")
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH, META = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt", f"{DEVKIT}/data/meta.mat"
@@ -291,7 +287,7 @@ sys.exit(main({command!r}))
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, ""), out
-    assert "interrupted in epoch 1 after step 1 of 4, saved; the same command continues" in out
+    assert re.search(r"interrupted in epoch 1 after step [123] of 4, saved; the same command continues", out)
     with pytest.raises(ProcessLookupError):  # none of its group is left
         os.killpg(process.pid, 0)
     wrn.train(recipe(), tmp_path / "run", root=flat, device="cpu", workers=2, quiet=True)
@@ -373,7 +369,7 @@ def test_a_worker_that_is_killed_is_one_line(flat, monkeypatch):
     with pytest.raises(
         wrn.Error, match=rf"^decoding: worker process \d+ of 2 was killed at {where}, as the system .*; lower --workers"
     ):
-        list(data.test.in_order())
+        data.test.pixels(torch.arange(590, 610))  # torch raises wherever we are, and here we only wait
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -389,9 +385,9 @@ def test_a_worker_that_hangs_is_one_line(flat, monkeypatch):
     data = wrn.dataset("imagenet", root=flat, image_size=16, workers=2)
     where = re.escape(data.test.pictures.path(600))
     monkeypatch.setattr(Pictures, "_made", hanging)
-    monkeypatch.setattr(streaming, "PATIENCE", 2.0)
-    with pytest.raises(wrn.Error, match=rf"^decoding: no batch came for 2 s \(process \d+ at {where}\); see if"):
-        list(data.test.in_order())
+    monkeypatch.setattr(streaming, "PATIENCE", 5.0)
+    with pytest.raises(wrn.Error, match=rf"^decoding: no batch came for 5 s \(process \d+ at {where}\); see if"):
+        data.test.pixels(torch.tensor([600]))  # one picture, so that no other worker is at work
     assert multiprocessing.active_children() == []
 
 

@@ -15,7 +15,7 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-CANARY = "/tmp/wrn-canary"
+CANARY = f"/tmp/wrn-canary-{os.getpid()}"
 SOURCE = f"open({CANARY!r}, 'w')"
 
 GADGETS = [

@@ -19,7 +19,7 @@ SMALL_IMAGES = [
 IMAGENET = ["resnet-18", "wrn-18-0.5-imagenet", "resnet-50", "wrn-50-0.25-bottleneck", "pre-resnet-50"]
 
 
-SLOW = ["vgg", "pre-resnet-50"]  # a minute, half a minute; their layers are those of twins in tests/models
+SLOW = ["vgg", "resnet-50", "pre-resnet-50"]  # up to a minute; their layers are those of twins in tests/models
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import wrn
-from wrn.training.precision import allow_tf32, choose, tf32
+from wrn.hardware import allow_tf32, tf32
+from wrn.training.precision import choose
 
 
 def step_of(execution, recipe):
@@ -67,7 +68,7 @@ def test_what_cannot_be_had_is_told(asked, says):
 def test_tf32_is_what_it_is_said_to_be_and_on_cpus_left_alone():
     """Settings alone, which a CPU has too; what they do is for a GPU to show (test_gpu)."""
     flags = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = [each.fp32_precision for each in flags]
+    before, of_all = [each.fp32_precision for each in flags], torch.backends.fp32_precision
 
     def allowed():
         return [each.fp32_precision == "tf32" for each in flags]
@@ -84,6 +85,12 @@ def test_tf32_is_what_it_is_said_to_be_and_on_cpus_left_alone():
         with tf32("cuda", True):
             assert allowed() == [True, True]
         assert allowed() == [False, True]
+        torch.backends.fp32_precision = "tf32"  # by the user, for all of torch
+        allow_tf32("cuda", False)
+        with tf32("cuda", False):
+            assert allowed() == [False, False]
+        assert allowed() == [False, False], "for the backward pass"
     finally:
+        torch.backends.fp32_precision = of_all
         for each, value in zip(flags, before, strict=True):
             each.fp32_precision = value

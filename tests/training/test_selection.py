@@ -19,8 +19,8 @@ RECIPE = wrn.recipe("wrn-10-1", data="digits", epochs=5, val=200, lr=1.0, lr_dec
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The first seed's run whose best epoch is neither of the last two, which are kept in any case."""
-    for seed in range(20):
+    """A run whose best epoch is neither of the last two, which are kept in any case; often that of seed 2."""
+    for seed in (2, *range(20)):
         out = tmp_path_factory.mktemp("runs") / "selected"
         run = wrn.train(RECIPE, out, seed=seed, device="cpu", precision="fp32", quiet=True)
         if run.result["selected_epoch"] < 4:

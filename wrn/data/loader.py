@@ -20,7 +20,7 @@ from wrn.data.resize import Resized
 from wrn.data.splits import divide
 from wrn.display import Log, say
 from wrn.errors import Error, UsageError
-from wrn.hardware import cores
+from wrn.hardware import cores, tf32
 from wrn.randomness import key
 from wrn.recipes import Recipe, recipe
 
@@ -42,7 +42,8 @@ class Resident:
         """What augmentation works on, (N, H, W, 3): the pixels or, since whitening comes first, float32."""
         if not isinstance(self.preprocess, WholeImage):
             return self.images  # mean and std are of channels, so that they may as well come after it
-        parts = [self.preprocess(part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for part in self.images.split(1000)]
+        with tf32(str(self.images.device), False):  # once for the run, whatever the run computes in
+            parts = [self.preprocess(part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for part in self.images.split(1000)]
         return torch.cat(parts) if parts else self.images.float()
 
     def _finished(self, images: Tensor) -> Tensor:

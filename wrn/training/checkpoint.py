@@ -69,6 +69,11 @@ class Progress:
             self.timed_images += images
             self.seconds += seconds
 
+    def wait(self, seconds: float) -> None:
+        """Add what the last steps took that were counted when they had only been asked for."""
+        self.wall_seconds += seconds
+        self.seconds += seconds if self.timed_images else 0.0
+
     @property
     def rate(self) -> float:
         """Training images a second in this epoch so far."""

@@ -132,7 +132,7 @@ class Training:
                 self.take(readings.rest(), epoch, progress)
                 self.pause(progress, f"in epoch {epoch} after step {progress.step} of {steps}")
         self.take(readings.rest(), epoch, progress)
-        progress.wall_seconds += time.perf_counter() - clock
+        progress.wait(time.perf_counter() - clock)
 
     def take(self, readings: Iterable[Reading], epoch: int, progress: Progress) -> None:
         """Add up what steps came to; a loss or gradient that is not finite ends the run."""

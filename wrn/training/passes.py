@@ -1,5 +1,7 @@
 """Forward and backward through a batch, all of a step but the optimiser's own part; on CUDA also as a graph."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -24,25 +26,22 @@ class Passes:
         self.objective, self.optimizer, self.graphs = objective, optimizer, graphs
         self._shape, self._seen = torch.Size(), 0
         self._graph: _Graph | None = None
-        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Found:
         if not self.graphs:
             return passes(self.objective, self.optimizer, images, labels)
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(images.device)
         if images.shape != self._shape:
             self._shape, self._seen, self._graph = images.shape, 0, None  # whose memory is free then
         self._seen += 1
         if self._seen <= _AT_FIRST:
-            return self._aside(self._stream, images, labels)
+            return self._aside(images, labels)
         if self._graph is None:
-            self._graph = _Graph(self.objective, self.optimizer, images, labels, self._stream)
+            self._graph = _Graph(self.objective, self.optimizer, images, labels)
         return self._graph.replay(images, labels)
 
-    def _aside(self, stream: torch.cuda.Stream, images: Tensor, labels: Tensor) -> Found:
+    def _aside(self, images: Tensor, labels: Tensor) -> Found:
         """Kernel by kernel, on the stream that a graph is then recorded on: torch wants the same for gradients."""
-        usual = torch.cuda.current_stream(images.device)
+        usual, stream = torch.cuda.current_stream(images.device), _stream_of(images.device)
         stream.wait_stream(usual)
         with torch.cuda.stream(stream):
             found = passes(self.objective, self.optimizer, images, labels)
@@ -53,19 +52,16 @@ class Passes:
 class _Graph:
     """The passes through batches of one shape, which are copied to where the recorded one lay."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        images: Tensor,
-        labels: Tensor,
-        stream: torch.cuda.Stream,
-    ) -> None:
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images.clone(), labels.clone()
+        stream = _stream_of(images.device)
         self.graph = torch.cuda.CUDAGraph()
         optimizer.zero_grad()  # the graph's gradients are in memory of its own
         try:  # what other threads ask of the GPU, such as those that load data, is none of the graph's
-            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.device(images.device),
+                torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 self.found = passes(objective, optimizer, self.images, self.labels)
         except torch.OutOfMemoryError:
             raise
@@ -77,6 +73,12 @@ class _Graph:
         self.labels.copy_(labels)
         self.graph.replay()
         return self.found
+
+
+@cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """One for the process: cuBLAS keeps memory for each that it has worked on."""
+    return torch.cuda.Stream(device)
 
 
 def passes(objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Found:

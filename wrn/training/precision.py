@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wrn.errors import Error, UsageError
 from wrn.files import cache_dir
-from wrn.hardware import multiplies_bf16
+from wrn.hardware import allow_tf32, multiplies_bf16, tf32
 from wrn.native import operations, recomputation
 from wrn.native.library import Kind, available, library
 from wrn.native.memory import keep_freed_memory
@@ -53,10 +53,10 @@ class Execution:
         if self.compile:  # before torch, as it begins to compile, chooses a place that the system clears up
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(self.deterministic)
         if torch.device(self.device).type == "cuda":
+            torch.cuda.init()  # which torch forgets where a device has a number
             torch.cuda.reset_peak_memory_stats(self.device)
 
     @contextmanager
@@ -188,31 +188,6 @@ def recorded(fields: dict[str, Any]) -> Execution:
     if execution.native and execution.kind:
         library(execution.kind)
     return execution
-
-
-def allow_tf32(device: str, allowed: bool) -> None:
-    """Whether products of fp32 on a GPU may round their factors to 10 bits, as cuDNN does of itself.
-
-    A setting of the process, which is left as it is where nothing is computed on a GPU.
-    """
-    if torch.device(device).type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
-@contextmanager
-def tf32(device: str, allowed: bool) -> Iterator[None]:
-    """Within, they may, or may not."""
-    if torch.device(device).type != "cuda":
-        yield
-        return
-    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
-    # The newer names can be read whichever were used to set them; torch has no types for cuDNN's
-    before = cudnn.conv.fp32_precision == "tf32", cublas.fp32_precision == "tf32"  # type: ignore[attr-defined]
-    allow_tf32(device, allowed)
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, cublas.allow_tf32 = before
 
 
 def _known_device(device: str) -> torch.device:
