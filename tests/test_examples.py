@@ -25,9 +25,9 @@ def test_examples_are_short():
 
 
 def test_adversarial_training_lowers_the_error_under_attack(tmp_path):
-    recipe = wrn.recipe("wrn-10-1", data="digits", epochs=6)
+    recipe = wrn.recipe("wrn-10-1", data="digits", recipe="fast", image_size=16, epochs=3)
     wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
-    done = run(EXAMPLES / "adversarial.py", tmp_path / "run", "--epochs", 3)
+    done = run(EXAMPLES / "adversarial.py", tmp_path / "run", "--epochs", 1, "--radius", 0.1)
     assert done.returncode == 0, done.stderr
     errors = [float(found) for found in re.findall(r"under attack (\d+\.\d)%", done.stdout)]
     assert errors[-1] < errors[0] - 30, done.stdout
