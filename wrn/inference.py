@@ -111,11 +111,11 @@ class _Convolution(nn.Module):
         self.relu = bn is not None
         self.geometry = (list(conv.padding), list(conv.stride), [1, 1], 1)
         self.laid_out: dict[torch.Size, Tensor] = {}
-        self.prepared = winograd.prepared(self.weight).contiguous() if fewer and winograd.fits(conv) else None
+        self.prepared = winograd.prepared(self.weight) if fewer and winograd.fits(conv) else None
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         if self.prepared is not None and winograd.fits_map(x):
-            return winograd.convolve(x, self.prepared, self.bias, shortcut, self.relu)
+            return winograd.convolve(x, self.prepared, len(self.weight), self.bias, shortcut, self.relu)
         if x.shape not in self.laid_out:
             if len(self.laid_out) >= 8:
                 return self._plain(x, shortcut)

@@ -28,6 +28,7 @@ SHAPES = [
     (3, 64, 32, 16, 20),
     (33, 40, 72, 4, 12),
     (9, 160, 320, 8, 8),
+    (5, 512, 24, 8, 12),
     (130, 64, 64, 32, 32),
 ]
 
@@ -49,16 +50,31 @@ def test_convolution_and_gradients_are_float64s(images, channels, out, height, w
     assert distance(conv.weight.grad, weight.grad) < 2e-5  # sums over all places
 
 
+@pytest.mark.parametrize("images", [1, 40])  # threads share the outputs, or the tiles
+def test_bits_do_not_depend_on_threads(images):
+    conv, x = torch.nn.Conv2d(48, 56, 3, padding=1), random(images, 48, 16, 16)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            prepared = [winograd.prepared(conv.weight, turned) for turned in (False, True)]
+            y = winograd.convolve(x, prepared[0], 56)
+            found.append((y, winograd.convolve(y, prepared[1], 48)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(ours, first) for each in found[1:] for ours, first in zip(each, found[0], strict=True))
+
+
 def test_bias_shortcut_and_relu():
     conv = torch.nn.Conv2d(32, 48, 3, padding=1)
     x, shortcut = random(9, 32, 8, 8), random(9, 48, 8, 8, seed=1)
     prepared = winograd.prepared(conv.weight)
     exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), 1, 1)
     with torch.no_grad():
-        assert distance(winograd.convolve(x, prepared, conv.bias, relu=True), exact.relu()) < 5e-6
-        assert distance(winograd.convolve(x, prepared, conv.bias, shortcut), exact + shortcut.double()) < 5e-6
+        assert distance(winograd.convolve(x, prepared, 48, conv.bias, relu=True), exact.relu()) < 5e-6
+        assert distance(winograd.convolve(x, prepared, 48, conv.bias, shortcut), exact + shortcut.double()) < 5e-6
         x[3, 5, 2, 2] = float("nan")
-        assert winograd.convolve(x, prepared, relu=True)[3].isnan().any()
+        assert winograd.convolve(x, prepared, 48, relu=True)[3].isnan().any()
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,8 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
     fewer = execution.native and winograd.fits(conv) and winograd.fits_map(x)
 
     def with_fewer_multiplications() -> None:
-        winograd.convolve(x, winograd.prepared(weight))
-        winograd.convolve(dy, winograd.prepared(weight, for_gradient=True))
+        winograd.convolve(x, winograd.prepared(weight), out)
+        winograd.convolve(dy, winograd.prepared(weight, for_gradient=True), channels)
         winograd.weight_gradient(x, dy)
 
     def step() -> None:

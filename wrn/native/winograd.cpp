@@ -1,11 +1,14 @@
-// The transforms of Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308), fp32: a 3x3 convolution
-// of stride 1, padded by 1, as 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, H
-// and W multiples of 4, C of 8. A tile is 4 x 4 places of the output; what is made of tiles is (36, tiles, C), each of the 36
-// `step` numbers after the one before.
+// Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308), fp32: a 3x3 convolution of stride 1, padded
+// by 1, as 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, H and W multiples of 4,
+// C of 8. A tile is 4 x 4 places of the output; what is made of tiles is (36, tiles, C), each of the 36 `step` numbers after
+// the one before.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#include <omp.h>
 
 typedef float v8 __attribute__((vector_size(32)));
 
@@ -73,17 +76,30 @@ static inline void weight_gradient_pass(const v8* u, int from, v8* w, int to) {
     w[2 * to] = (s2 - s1) * (1 / 6.0f) + u[5 * from];
 }
 
-// Of a weight (out, 3, 3, in), turned by half a turn if `turned`: (36, out, in).
-extern "C" void winograd_weight(const float* w, float* made, int64_t out, int64_t channels, int64_t turned) {
+constexpr int64_t WIDE = 16;     // outputs of a product
+constexpr int64_t ROWS = 6;      // tiles of a product: 6 x 16 sums are what the registers hold
+constexpr int64_t COLUMNS = 64;  // outputs that are made of them at a time
+
+// Of a weight (out, 3, 3, in): 36 times (panels, in, 16), panels of 16 outputs, zeros beyond the last. `turned`, for the gradient
+// of the input: the weight turned by half a turn, outputs and inputs exchanged.
+extern "C" void winograd_weight(const float* w, float* made, int64_t step, int64_t out, int64_t channels, int64_t turned) {
+    const int64_t from = turned ? out : channels, to = turned ? channels : out, panels = (to + WIDE - 1) / WIDE;
 #pragma omp parallel for schedule(static)
-    for (int64_t o = 0; o < out; o++)
-        for (int64_t c = 0; c < channels; c += 8) {
-            v8 d[9], t[18], u[36];
-            for (int64_t k = 0; k < 9; k++) d[k] = load(w + (9 * o + (turned ? 8 - k : k)) * channels + c);
-            for (int j = 0; j < 3; j++) weight_pass(d + j, 3, t + j, 3);
-            for (int i = 0; i < 6; i++) weight_pass(t + 3 * i, 1, u + 6 * i, 1);
-            for (int64_t k = 0; k < 36; k++) store(made + (k * out + o) * channels + c, u[k]);
-        }
+    for (int64_t panel = 0; panel < panels; panel++)
+        for (int64_t c = 0; c < from; c++)
+            for (int64_t half = 0; half < WIDE; half += 8) {
+                const int64_t first = panel * WIDE + half;
+                v8 d[9] = {}, t[18], u[36];
+                if (first < to)
+                    for (int64_t k = 0; k < 9; k++)
+                        if (turned)
+                            d[k] = load(w + (9 * c + 8 - k) * channels + first);
+                        else
+                            for (int i = 0; i < 8; i++) d[k][i] = w[(9 * (first + i) + k) * channels + c];
+                for (int j = 0; j < 3; j++) weight_pass(d + j, 3, t + j, 3);
+                for (int i = 0; i < 6; i++) weight_pass(t + 3 * i, 1, u + 6 * i, 1);
+                for (int64_t k = 0; k < 36; k++) store(made + k * step + (panel * from + c) * WIDE + half, u[k]);
+            }
 }
 
 // From the sums of products, (36, out, in), to the gradient of the weight (out, 3, 3, in).
@@ -99,72 +115,146 @@ extern "C" void winograd_weight_gradient(const float* made, float* dw, int64_t o
         }
 }
 
-// Of the input: 6 x 6 places for each tile, which overlap; zeros outside of the map.
-extern "C" void winograd_input(
-    const float* x, float* made, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels) {
-    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns;
+// A map of tiles, and where they are in it.
+struct Map {
+    int64_t images, height, width, channels;
+
+    int64_t rows() const { return height / 4; }
+    int64_t columns() const { return width / 4; }
+    int64_t tiles() const { return images * rows() * columns(); }
+    int64_t image(int64_t tile) const { return tile / (rows() * columns()); }
+    int64_t top(int64_t tile) const { return tile / columns() % rows() * 4; }
+    int64_t left(int64_t tile) const { return tile % columns() * 4; }
+    int64_t at(int64_t image, int64_t row, int64_t column) const {
+        return ((image * height + row) * width + column) * channels;
+    }
+};
+
+// Of the input: the 6 x 6 places of a tile, which overlap with the next one's; `outside` is zeros, for those beyond the map.
+static inline void input_tile(const Map& map, const float* x, const float* outside, int64_t tile, float* to, int64_t step) {
+    const int64_t image = map.image(tile), top = map.top(tile) - 1, left = map.left(tile) - 1;
+    const float* from[36];
+    for (int64_t i = 0; i < 6; i++)
+        for (int64_t j = 0; j < 6; j++) {
+            const int64_t row = top + i, column = left + j;
+            const bool inside = row >= 0 && row < map.height && column >= 0 && column < map.width;
+            from[6 * i + j] = inside ? x + map.at(image, row, column) : outside;
+        }
+    for (int64_t c = 0; c < map.channels; c += 8) {
+        v8 d[36], t[36];
+        for (int k = 0; k < 36; k++) d[k] = load(from[k] + c);
+        for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
+        for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, d + 6 * i, 1);
+        for (int64_t k = 0; k < 36; k++) store(to + k * step + c, d[k]);
+    }
+}
+
+// Of the products of a tile, for the channels from `first` up to `last`: to the output, plus bias (C) and shortcut (N, H, W, C)
+// if not null, then ReLU if it is wanted.
+static inline void output_tile(
+    const Map& map, const float* made, int64_t step, int64_t tile, int64_t first, int64_t last, const float* bias,
+    const float* shortcut, bool relu, float* y) {
+    const int64_t image = map.image(tile), top = map.top(tile), left = map.left(tile);
+    for (int64_t c = first; c < last; c += 8) {
+        v8 m[36], t[24], out[16];
+        for (int64_t k = 0; k < 36; k++) m[k] = load(made + k * step + c - first);
+        for (int j = 0; j < 6; j++) output_pass(m + j, 6, t + j, 6);
+        for (int i = 0; i < 4; i++) output_pass(t + 6 * i, 1, out + 4 * i, 1);
+        const v8 added = bias ? load(bias + c) : v8{};
+        for (int64_t i = 0; i < 4; i++)
+            for (int64_t j = 0; j < 4; j++) {
+                const int64_t at = map.at(image, top + i, left + j) + c;
+                v8 v = out[4 * i + j] + added;
+                if (shortcut) v += load(shortcut + at);
+                if (relu) v = v < 0.0f ? v8{} : v;  // a NaN stays one
+                store(y + at, v);
+            }
+    }
+}
+
+// Sums over `depth` channels: ROWS tiles `across` numbers apart, with a panel of the weight, to rows of COLUMNS.
+static inline void product(const float* tiles, int64_t across, const float* panel, int64_t depth, float* sums) {
+    v8 sum[ROWS][2] = {};
+    for (int64_t c = 0; c < depth; c++) {
+        const v8 low = load(panel + c * WIDE), high = load(panel + c * WIDE + 8);
+#pragma GCC unroll 6
+        for (int64_t row = 0; row < ROWS; row++) {
+            const float value = tiles[row * across + c];
+            sum[row][0] += value * low;
+            sum[row][1] += value * high;
+        }
+    }
+#pragma GCC unroll 6
+    for (int64_t row = 0; row < ROWS; row++) {
+        store(sums + row * COLUMNS, sum[row][0]);
+        store(sums + row * COLUMNS + 8, sum[row][1]);
+    }
+}
+
+// Numbers from a multiple of 64 bytes on that are the thread's until it asks again.
+static float* scratch(int64_t count) {
+    static thread_local std::vector<float> kept;
+    if (static_cast<int64_t>(kept.size()) < count + 16) kept.resize(count + 16);
+    return kept.data() + (64 - reinterpret_cast<uintptr_t>(kept.data()) % 64) % 64 / 4;
+}
+
+// Of x (N, H, W, in) and a weight that winograd_weight made: y (N, H, W, out), with what output_tile adds.
+extern "C" void winograd_convolve(
+    const float* x, const float* weight, int64_t weight_step, float* y, int64_t images, int64_t height, int64_t width,
+    int64_t channels, int64_t out, const float* bias, const float* shortcut, int64_t relu) {
+    const Map input{images, height, width, channels}, output{images, height, width, out};
+    // Tiles whose transforms a core's second cache holds; twice as many where the weight fits into no cache
+    const int64_t at_a_time = channels < 512 ? 24 : 48;
+    const int64_t panels = (out + WIDE - 1) / WIDE, blocks = (input.tiles() + at_a_time - 1) / at_a_time;
+    // Where there are few tiles, threads share the outputs among them, and each reads its own part of the weight
+    const int64_t threads = omp_get_max_threads(), parts = blocks < 4 * threads ? std::min(panels, threads) : 1;
+    const int64_t step = at_a_time * channels + 16, sums_step = at_a_time * COLUMNS + 16;  // no two at one place of a cache
     const std::vector<float> outside(channels);
 #pragma omp parallel for schedule(static)
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        const int64_t image = tile / (rows * columns), top = tile / columns % rows * 4 - 1, left = tile % columns * 4 - 1;
-        const float* from[36];
-        for (int64_t i = 0; i < 6; i++)
-            for (int64_t j = 0; j < 6; j++) {
-                const int64_t row = top + i, column = left + j;
-                const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-                const int64_t place = (image * height + row) * width + column;
-                from[6 * i + j] = inside ? x + place * channels : outside.data();
-            }
-        for (int64_t c = 0; c < channels; c += 8) {
-            v8 d[36], t[36];
-            for (int k = 0; k < 36; k++) d[k] = load(from[k] + c);
-            for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
-            for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, d + 6 * i, 1);
-            float* to = made + tile * channels + c;
-            for (int64_t k = 0; k < 36; k++) store(to + k * step, d[k]);
+    for (int64_t task = 0; task < parts * blocks; task++) {
+        const int64_t part = task / blocks, start = task % blocks * at_a_time;
+        const int64_t count = std::min(at_a_time, input.tiles() - start);
+        float *made = scratch(36 * (step + sums_step)), *sums = made + 36 * step;
+        for (int64_t i = 0; i < count; i++)
+            input_tile(input, x, outside.data(), start + i, made + i * channels, step);
+        const int64_t end = panels * (part + 1) / parts;
+        for (int64_t first = panels * part / parts; first < end; first += COLUMNS / WIDE) {
+            const int64_t last = std::min(first + COLUMNS / WIDE, end);
+            for (int64_t k = 0; k < 36; k++)
+                for (int64_t panel = first; panel < last; panel++)
+                    for (int64_t i = 0; i < count; i += ROWS)  // those beyond the last tile are of nobody
+                        product(
+                            made + k * step + i * channels, channels, weight + k * weight_step + panel * channels * WIDE, channels,
+                            sums + k * sums_step + i * COLUMNS + (panel - first) * WIDE);
+            for (int64_t i = 0; i < count; i++)
+                output_tile(
+                    output, sums + i * COLUMNS, sums_step, start + i, first * WIDE, std::min(last * WIDE, out), bias, shortcut,
+                    relu, y);
         }
     }
 }
 
-// Of the products, to the output; `bias` (C) and `shortcut` (N, H, W, C) are added if not null, then ReLU if it is wanted.
-extern "C" void winograd_output(
-    const float* made, float* y, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels, const float* bias,
-    const float* shortcut, int64_t relu) {
-    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns;
+// Of the input, all tiles, for the gradient of the weight.
+extern "C" void winograd_input(
+    const float* x, float* made, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels) {
+    const Map map{images, height, width, channels};
+    const std::vector<float> outside(channels);
 #pragma omp parallel for schedule(static)
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        const int64_t image = tile / (rows * columns), top = tile / columns % rows * 4, left = tile % columns * 4;
-        for (int64_t c = 0; c < channels; c += 8) {
-            v8 m[36], t[24], out[16];
-            const float* from = made + tile * channels + c;
-            for (int64_t k = 0; k < 36; k++) m[k] = load(from + k * step);
-            for (int j = 0; j < 6; j++) output_pass(m + j, 6, t + j, 6);
-            for (int i = 0; i < 4; i++) output_pass(t + 6 * i, 1, out + 4 * i, 1);
-            const v8 added = bias ? load(bias + c) : v8{};
-            for (int64_t i = 0; i < 4; i++)
-                for (int64_t j = 0; j < 4; j++) {
-                    const int64_t at = ((image * height + top + i) * width + left + j) * channels + c;
-                    v8 v = out[4 * i + j] + added;
-                    if (shortcut) v += load(shortcut + at);
-                    if (relu) v = v < 0.0f ? v8{} : v;  // a NaN stays one
-                    store(y + at, v);
-                }
-        }
-    }
+    for (int64_t tile = 0; tile < map.tiles(); tile++)
+        input_tile(map, x, outside.data(), tile, made + tile * channels, step);
 }
 
 // Of the gradient of the output, for that of the weight.
 extern "C" void winograd_gradient(
     const float* dy, float* made, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels) {
-    const int64_t rows = height / 4, columns = width / 4, tiles = images * rows * columns;
+    const Map map{images, height, width, channels};
 #pragma omp parallel for schedule(static)
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        const int64_t image = tile / (rows * columns), top = tile / columns % rows * 4, left = tile % columns * 4;
+    for (int64_t tile = 0; tile < map.tiles(); tile++) {
+        const int64_t image = map.image(tile), top = map.top(tile), left = map.left(tile);
         for (int64_t c = 0; c < channels; c += 8) {
             v8 y[16], t[24], m[36];
             for (int64_t i = 0; i < 4; i++)
-                for (int64_t j = 0; j < 4; j++)
-                    y[4 * i + j] = load(dy + ((image * height + top + i) * width + left + j) * channels + c);
+                for (int64_t j = 0; j < 4; j++) y[4 * i + j] = load(dy + map.at(image, top + i, left + j) + c);
             for (int j = 0; j < 4; j++) gradient_pass(y + j, 4, t + j, 4);
             for (int i = 0; i < 6; i++) gradient_pass(t + 4 * i, 1, m + 6 * i, 1);
             float* to = made + tile * channels + c;

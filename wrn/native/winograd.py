@@ -1,12 +1,11 @@
 """3x3 convolutions in fp32 by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications.
 
-Lavin & Gray 2015 (arXiv 1509.09308). The transforms are ours (`winograd.cpp`), the 36 matrix products torch's. Where a
-CPU multiplies bf16 no faster than fp32, multiplications are what a step's time goes into, and this alone makes fewer.
+Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp`; the matrix products of the weight's gradient are torch's. Where
+a CPU multiplies bf16 no faster than fp32, multiplications are what a step's time goes into, and this alone makes fewer.
 Results differ from the direct sum by about 2e-6 of their length, where fp32 itself errs by 5e-7.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from wrn.native.library import library, numbers, pointer
 
 LEAST_CHANNELS = 16  # below, the transforms cost more than they save
 LEAST_TILES = 16  # likewise: the weights' transform would be read for too few
-_CHUNK = 4 << 20  # bytes of transformed input and output at a time, for the caches
+_CHUNK = 4 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
 
 
 def fits(conv: nn.Conv2d) -> bool:
@@ -47,71 +46,57 @@ def fits_map(x: Tensor) -> bool:
 def conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution without bias that `fits`, of a map that does; differentiable."""
     if not torch.is_grad_enabled():
-        return convolve(x, prepared(conv.weight))
+        return convolve(x, prepared(conv.weight), conv.out_channels)
     y: Tensor = _Winograd.apply(x, conv.weight, recomputation.source_of(x))
     return y
 
 
 @torch.no_grad()
 def prepared(weight: Tensor, for_gradient: bool = False) -> Tensor:
-    """The transform of a weight (out, in, 3, 3), as `convolve` wants it, (36, in, out).
+    """The transform of a weight (out, in, 3, 3) as `convolve` wants it: 36 rows, each of panels of 16 outputs.
 
-    `for_gradient`: of that which takes the gradient of the output to the gradient of the input, (36, out, in).
+    `for_gradient`: of that which takes the gradient of the output to the gradient of the input.
     """
     out, channels = weight.shape[:2]
-    made = torch.empty(36, out, channels)
+    a, b = (out, channels) if for_gradient else (channels, out)
+    made = torch.empty(36, -(-b // 16) * 16 * a + 16)  # no two rows begin at one place of the caches
     weight = weight.contiguous(memory_format=torch.channels_last)
-    library("fp32").winograd_weight(pointer(weight), pointer(made), *numbers(out, channels, int(for_gradient)))
-    return made if for_gradient else made.transpose(1, 2)
+    sizes = numbers(made.stride(0), out, channels, int(for_gradient))
+    library("fp32").winograd_weight(pointer(weight), pointer(made), *sizes)
+    return made
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, shortcut: Tensor | None = None, relu: bool = False
+    x: Tensor, weight: Tensor, out: int, bias: Tensor | None = None, shortcut: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """Of x (N, in, H, W) and a `prepared` weight, plus bias (out,) and shortcut, then ReLU: (N, out, H, W).
 
     All maps are in channels_last layout.
     """
-    (n, _, height, width), out = x.shape, weight.shape[2]
+    n, channels, height, width = x.shape
     y = torch.empty((n, out, height, width), memory_format=torch.channels_last)
-    for part, size, made in _transformed(x, out):
-        products = torch.bmm(made, weight)
-        library("fp32").winograd_output(
-            pointer(products), pointer(y[part]), *numbers(products.stride(0), *size, out), pointer(bias),
-            pointer(None if shortcut is None else shortcut[part]), *numbers(int(relu)),
-        )  # fmt: skip
+    library("fp32").winograd_convolve(
+        pointer(x), pointer(weight), *numbers(weight.stride(0)), pointer(y), *numbers(n, height, width, channels, out),
+        pointer(bias), pointer(shortcut), *numbers(int(relu)),
+    )  # fmt: skip
     return y
 
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """From x (N, in, H, W) and dy (N, out, H, W), channels_last: (out, in, 3, 3)."""
-    channels, out = x.shape[1], dy.shape[1]
-    total = torch.zeros(36, out, channels)
-    for part, size, made in _transformed(x, out):
-        gradients = _matrices(size, out)
-        step = gradients.stride(0)
-        library("fp32").winograd_gradient(pointer(dy[part]), pointer(gradients), *numbers(step, *size, out))
-        total.baddbmm_(gradients.transpose(1, 2), made)
+    (_, channels, height, width), out = x.shape, dy.shape[1]
+    total, tiles = torch.zeros(36, out, channels), height * width // 16
+    # Few enough images at a time for the caches, and enough that the sums are not all that is read
+    at_a_time = max(_CHUNK // (36 * 4 * tiles * (channels + out)), -(-128 // tiles))
+    for some, gradients in zip(x.split(at_a_time), dy.split(at_a_time), strict=True):
+        size = (len(some), height, width)
+        inputs, outputs = _matrices(size, channels), _matrices(size, out)
+        library("fp32").winograd_input(pointer(some), pointer(inputs), *numbers(inputs.stride(0), *size, channels))
+        library("fp32").winograd_gradient(pointer(gradients), pointer(outputs), *numbers(outputs.stride(0), *size, out))
+        total.baddbmm_(outputs.transpose(1, 2), inputs)
     dw = torch.empty((out, channels, 3, 3), memory_format=torch.channels_last)
     library("fp32").winograd_weight_gradient(pointer(total), pointer(dw), *numbers(out, channels))
     return dw
-
-
-def _transformed(x: Tensor, out: int) -> Iterator[tuple[slice, tuple[int, int, int], Tensor]]:
-    """Some images at a time, few enough for the caches and enough that the weight is not all that is read.
-
-    Gives which they are, how many and of what height and width, and their tiles' transform, as `_matrices` are.
-    `out`: the channels that are made of it.
-    """
-    n, channels, height, width = x.shape
-    tiles = height * width // 16
-    at_a_time = max(_CHUNK // (36 * 4 * tiles * (channels + out)), -(-128 // tiles))
-    for start in range(0, n, at_a_time):
-        part = slice(start, min(start + at_a_time, n))
-        size = (part.stop - start, height, width)
-        made = _matrices(size, channels)
-        library("fp32").winograd_input(pointer(x[part]), pointer(made), *numbers(made.stride(0), *size, channels))
-        yield part, size, made
 
 
 def _matrices(size: tuple[int, int, int], channels: int) -> Tensor:
@@ -127,7 +112,7 @@ class _Winograd(torch.autograd.Function):
         """`source`: the node of the BN-ReLU that x came from, if x is to be had from it once more."""
         ctx.source = source
         ctx.save_for_backward(*((x, weight) if source is None else (weight,)))
-        return convolve(x, prepared(weight))
+        return convolve(x, prepared(weight), len(weight))
 
     @staticmethod
     @once_differentiable
@@ -138,5 +123,5 @@ class _Winograd(torch.autograd.Function):
             x = kept[0] if ctx.source is None else recomputation.given(ctx.source)
             dw = weight_gradient(x, dy)
         if ctx.needs_input_grad[0]:
-            dx = convolve(dy, prepared(weight, for_gradient=True))
+            dx = convolve(dy, prepared(weight, for_gradient=True), weight.shape[1])
         return dx, dw, None
