@@ -102,19 +102,6 @@ extern "C" void winograd_weight(const float* w, float* made, int64_t step, int64
             }
 }
 
-// From the sums of products, (36, out, in), to the gradient of the weight (out, 3, 3, in).
-extern "C" void winograd_weight_gradient(const float* made, float* dw, int64_t out, int64_t channels) {
-#pragma omp parallel for schedule(static)
-    for (int64_t o = 0; o < out; o++)
-        for (int64_t c = 0; c < channels; c += 8) {
-            v8 u[36], t[18], d[9];
-            for (int64_t k = 0; k < 36; k++) u[k] = load(made + (k * out + o) * channels + c);
-            for (int j = 0; j < 6; j++) weight_gradient_pass(u + j, 6, t + j, 6);
-            for (int i = 0; i < 3; i++) weight_gradient_pass(t + 6 * i, 1, d + 3 * i, 1);
-            for (int64_t k = 0; k < 9; k++) store(dw + (9 * o + k) * channels + c, d[k]);
-        }
-}
-
 // A map of tiles, and where they are in it.
 struct Map {
     int64_t images, height, width, channels;
@@ -131,7 +118,9 @@ struct Map {
 };
 
 // Of the input: the 6 x 6 places of a tile, which overlap with the next one's; `outside` is zeros, for those beyond the map.
-static inline void input_tile(const Map& map, const float* x, const float* outside, int64_t tile, float* to, int64_t step) {
+// Eight channels from c on go to `to(c)`, each of the 36 transforms `step` numbers after the one before.
+template <typename To>
+static inline void input_tile(const Map& map, const float* x, const float* outside, int64_t tile, To to, int64_t step) {
     const int64_t image = map.image(tile), top = map.top(tile) - 1, left = map.left(tile) - 1;
     const float* from[36];
     for (int64_t i = 0; i < 6; i++)
@@ -145,7 +134,8 @@ static inline void input_tile(const Map& map, const float* x, const float* outsi
         for (int k = 0; k < 36; k++) d[k] = load(from[k] + c);
         for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
         for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, d + 6 * i, 1);
-        for (int64_t k = 0; k < 36; k++) store(to + k * step + c, d[k]);
+        float* place = to(c);
+        for (int64_t k = 0; k < 36; k++) store(place + k * step, d[k]);
     }
 }
 
@@ -216,7 +206,7 @@ extern "C" void winograd_convolve(
         const int64_t count = std::min(at_a_time, input.tiles() - start);
         float *made = scratch(36 * (step + sums_step)), *sums = made + 36 * step;
         for (int64_t i = 0; i < count; i++)
-            input_tile(input, x, outside.data(), start + i, made + i * channels, step);
+            input_tile(input, x, outside.data(), start + i, [=](int64_t c) { return made + i * channels + c; }, step);
         const int64_t end = panels * (part + 1) / parts;
         for (int64_t first = panels * part / parts; first < end; first += COLUMNS / WIDE) {
             const int64_t last = std::min(first + COLUMNS / WIDE, end);
@@ -234,31 +224,77 @@ extern "C" void winograd_convolve(
     }
 }
 
-// Of the input, all tiles, for the gradient of the weight.
-extern "C" void winograd_input(
-    const float* x, float* made, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels) {
-    const Map map{images, height, width, channels};
-    const std::vector<float> outside(channels);
-#pragma omp parallel for schedule(static)
-    for (int64_t tile = 0; tile < map.tiles(); tile++)
-        input_tile(map, x, outside.data(), tile, made + tile * channels, step);
+// Of the gradient of the output, as input_tile.
+template <typename To>
+static inline void gradient_tile(const Map& map, const float* dy, int64_t tile, To to, int64_t step) {
+    const int64_t image = map.image(tile), top = map.top(tile), left = map.left(tile);
+    for (int64_t c = 0; c < map.channels; c += 8) {
+        v8 y[16], t[24], m[36];
+        for (int64_t i = 0; i < 4; i++)
+            for (int64_t j = 0; j < 4; j++) y[4 * i + j] = load(dy + map.at(image, top + i, left + j) + c);
+        for (int j = 0; j < 4; j++) gradient_pass(y + j, 4, t + j, 4);
+        for (int i = 0; i < 6; i++) gradient_pass(t + 4 * i, 1, m + 6 * i, 1);
+        float* place = to(c);
+        for (int64_t k = 0; k < 36; k++) store(place + k * step, m[k]);
+    }
 }
 
-// Of the gradient of the output, for that of the weight.
-extern "C" void winograd_gradient(
-    const float* dy, float* made, int64_t step, int64_t images, int64_t height, int64_t width, int64_t channels) {
-    const Map map{images, height, width, channels};
-#pragma omp parallel for schedule(static)
-    for (int64_t tile = 0; tile < map.tiles(); tile++) {
-        const int64_t image = map.image(tile), top = map.top(tile), left = map.left(tile);
-        for (int64_t c = 0; c < channels; c += 8) {
-            v8 y[16], t[24], m[36];
-            for (int64_t i = 0; i < 4; i++)
-                for (int64_t j = 0; j < 4; j++) y[4 * i + j] = load(dy + map.at(image, top + i, left + j) + c);
-            for (int j = 0; j < 4; j++) gradient_pass(y + j, 4, t + j, 4);
-            for (int i = 0; i < 6; i++) gradient_pass(t + 4 * i, 1, m + 6 * i, 1);
-            float* to = made + tile * channels + c;
-            for (int64_t k = 0; k < 36; k++) store(to + k * step, m[k]);
+// Adds sums over `count` tiles to 4 rows, `across` numbers apart, of 16: of outputs, 8 of each tile, and inputs, 16 of each.
+static inline void add_products(const float* outputs, const float* inputs, int64_t count, float* sums, int64_t across) {
+    v8 sum[4][2] = {};
+    for (int64_t tile = 0; tile < count; tile++) {
+        const v8 low = load(inputs + tile * WIDE), high = load(inputs + tile * WIDE + 8);
+#pragma GCC unroll 4
+        for (int64_t row = 0; row < 4; row++) {
+            const float value = outputs[tile * 8 + row];
+            sum[row][0] += value * low;
+            sum[row][1] += value * high;
         }
+    }
+    for (int64_t row = 0; row < 4; row++)
+        for (int64_t half = 0; half < 2; half++) {
+            float* place = sums + row * across + 8 * half;
+            store(place, load(place) + sum[row][half]);
+        }
+}
+
+// The gradient of the weight, (out, 3, 3, in), from x (N, H, W, in) and dy (N, H, W, out), `at_a_time` tiles at a time. For
+// transforms there is room in `made`, 36 times `step`: inputs in panels of 16, then outputs in panels of 8, tile after tile
+// in each. `sums` are zeros, (36, out, in), `in` a multiple of 16.
+extern "C" void winograd_weight_gradient(
+    const float* x, const float* dy, float* dw, float* made, int64_t step, float* sums, int64_t at_a_time, int64_t images,
+    int64_t height, int64_t width, int64_t channels, int64_t out) {
+    const Map input{images, height, width, channels}, output{images, height, width, out};
+    const int64_t panels = (channels + WIDE - 1) / WIDE, across = panels * WIDE;
+    const std::vector<float> outside(channels);
+    float* outputs = made + at_a_time * across;
+#pragma omp parallel
+    {
+        for (int64_t start = 0; start < input.tiles(); start += at_a_time) {
+            const int64_t count = std::min(at_a_time, input.tiles() - start);
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < count; i++) {
+                const auto to = [=](int64_t c) { return made + (c / WIDE * at_a_time + i) * WIDE + c % WIDE; };
+                input_tile(input, x, outside.data(), start + i, to, step);
+                gradient_tile(output, dy, start + i, [=](int64_t c) { return outputs + c * at_a_time + i * 8; }, step);
+            }
+#pragma omp for schedule(static)
+            for (int64_t task = 0; task < 36 * panels; task++) {
+                const int64_t k = task / panels, panel = task % panels;
+                for (int64_t o = 0; o < out; o += 4)
+                    add_products(
+                        outputs + k * step + o / 8 * 8 * at_a_time + o % 8, made + k * step + panel * at_a_time * WIDE, count,
+                        sums + (k * out + o) * across + panel * WIDE, across);
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t o = 0; o < out; o++)
+            for (int64_t c = 0; c < channels; c += 8) {
+                v8 u[36], t[18], d[9];
+                for (int64_t k = 0; k < 36; k++) u[k] = load(sums + (k * out + o) * across + c);
+                for (int j = 0; j < 6; j++) weight_gradient_pass(u + j, 6, t + j, 6);
+                for (int i = 0; i < 3; i++) weight_gradient_pass(t + 6 * i, 1, d + 3 * i, 1);
+                for (int64_t k = 0; k < 9; k++) store(dw + (9 * o + k) * channels + c, d[k]);
+            }
     }
 }

@@ -1,11 +1,10 @@
 """3x3 convolutions in fp32 by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications.
 
-Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp`; the matrix products of the weight's gradient are torch's. Where
-a CPU multiplies bf16 no faster than fp32, multiplications are what a step's time goes into, and this alone makes fewer.
-Results differ from the direct sum by about 2e-6 of their length, where fp32 itself errs by 5e-7.
+Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp`. Where a CPU multiplies bf16 no faster than fp32, a step's time
+goes into multiplications, and this alone makes fewer. Results differ from the direct sum by about 2e-6 of their length,
+where fp32 itself errs by 5e-7.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from wrn.native.library import library, numbers, pointer
 
 LEAST_CHANNELS = 16  # below, the transforms cost more than they save
 LEAST_TILES = 16  # likewise: the weights' transform would be read for too few
-_CHUNK = 4 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
+_CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
 
 
 def fits(conv: nn.Conv2d) -> bool:
@@ -84,26 +83,17 @@ def convolve(
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """From x (N, in, H, W) and dy (N, out, H, W), channels_last: (out, in, 3, 3)."""
-    (_, channels, height, width), out = x.shape, dy.shape[1]
-    total, tiles = torch.zeros(36, out, channels), height * width // 16
-    # Few enough images at a time for the caches, and enough that the sums are not all that is read
-    at_a_time = max(_CHUNK // (36 * 4 * tiles * (channels + out)), -(-128 // tiles))
-    for some, gradients in zip(x.split(at_a_time), dy.split(at_a_time), strict=True):
-        size = (len(some), height, width)
-        inputs, outputs = _matrices(size, channels), _matrices(size, out)
-        library("fp32").winograd_input(pointer(some), pointer(inputs), *numbers(inputs.stride(0), *size, channels))
-        library("fp32").winograd_gradient(pointer(gradients), pointer(outputs), *numbers(outputs.stride(0), *size, out))
-        total.baddbmm_(outputs.transpose(1, 2), inputs)
+    (n, channels, height, width), out = x.shape, dy.shape[1]
+    across = -(-channels // 16) * 16
+    # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
+    at_a_time = min(max(_CHUNK // (36 * 4 * (across + out)), 128), n * height * width // 16)
+    made, sums = torch.empty(36, at_a_time * (across + out) + 16), torch.zeros(36, out, across)
     dw = torch.empty((out, channels, 3, 3), memory_format=torch.channels_last)
-    library("fp32").winograd_weight_gradient(pointer(total), pointer(dw), *numbers(out, channels))
+    library("fp32").winograd_weight_gradient(
+        pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(0)), pointer(sums),
+        *numbers(at_a_time, n, height, width, channels, out),
+    )  # fmt: skip
     return dw
-
-
-def _matrices(size: tuple[int, int, int], channels: int) -> Tensor:
-    """Room for (36, tiles + 1, channels): the last row is zero, and keeps the 36 from places that caches mix up."""
-    made = torch.empty(36, math.prod(size) // 16 + 1, channels)
-    made[:, -1] = 0
-    return made
 
 
 class _Winograd(torch.autograd.Function):
