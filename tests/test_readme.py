@@ -44,9 +44,9 @@ def test_commands_and_flags_exist(run_wrn):
 
 
 def kept(machine, what):
-    """The rows of a benchmark in results/."""
-    path = ROOT / "results" / "runs" / "bench" / machine / f"{what}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    """The rows of a benchmark in results/, of one file or several."""
+    paths = sorted((ROOT / "results" / "runs" / "bench" / machine).glob(f"{what}*.json"))
+    return [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
 def between(ratios):
