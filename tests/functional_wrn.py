@@ -1,6 +1,6 @@
 """WRN-n-k a second time, as plain functions of a dictionary of tensors, from the paper and its released code alone.
 
-The keys are those of `state_dict` in DESIGN's contract. No module, no shared code: what it agrees with is right twice.
+The keys are those of the networks' `state_dict`. No module, no shared code: what it agrees with is right twice.
 """
 
 import torch

@@ -6,11 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def wait_for(condition, seconds=600):
+def wait_for(condition, process, seconds=600):
+    """Until it holds, which `process` is to bring about."""
     end = time.monotonic() + seconds
     while not condition():
+        assert process.poll() is None or condition(), "the process ended before it came to that"
         assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.001)
+        time.sleep(0.005)
 
 
 def files_under(folder) -> dict[Path, os.stat_result]:

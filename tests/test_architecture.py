@@ -1,4 +1,4 @@
-"""The directions of DESIGN section 2, read from the imports: recipe -> data -> model -> training -> run -> report."""
+"""Which part may import which, read from the imports: recipe -> data -> model -> training -> run -> report."""
 
 import ast
 import subprocess

@@ -38,6 +38,9 @@ def test_list(run_wrn):
     fields = {row["recipe"]: row["fields"] for row in listing["recipes"]}
     assert fields["paper"]["nesterov"] is True
     assert "nesterov" not in fields["authors"]  # as the paper
+    on = {row["recipe"]: row["on single data sets"] for row in listing["recipes"]}
+    assert on["paper"]["svhn"] == {"lr": 0.01, "lr_decay": 0.1, "milestones": [80, 120], "epochs": 160}
+    assert on["fast"] is None
     assert fields["authors-pytorch"]["nesterov"] is False
     assert "reset_momentum yes" in run_wrn("list", "recipes")[1]
 
@@ -58,6 +61,8 @@ def test_help(run_wrn, command):
         (["train", "vrn-16-4", "--data", "digits"], "did you mean wrn-16-4"),
         (["train", "wrn-16-4", "--data", "digits", "--dropout", "1"], "[0, 1)"),
         (["train", "wrn-16-4", "--data", "digits", "--recipe", "papers"], "did you mean paper"),
+        (["train", "wrn-16-4", "--data", "digits", "--epochs", "None"], "'None'"),
+        (["data", "show", "digits", "--out", "sheet.jpg"], "is a PNG"),
         (["trian"], "did you mean train"),
         (["info", "wrn-40-2-b131"], "--depth-rule"),
     ],

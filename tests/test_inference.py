@@ -1,17 +1,22 @@
 """Networks prepared for use alone answer as the ones they were made from."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 import wrn
 from wrn.hardware import multiplies_bf16
-from wrn.inference import FoldedWRN, fastest
+from wrn.inference import FoldedWRN, NativeWRN, fastest
 from wrn.native.library import available
 
 needs_bf16 = pytest.mark.skipif(
     not multiplies_bf16(torch.device("cpu")), reason="needs a processor that multiplies bf16"
 )
+
+needs_avx2 = pytest.mark.skipif(not available("fp32"), reason="needs a processor with AVX2 and a C++ compiler")
 
 
 def trained(name, **fields):
@@ -55,14 +60,45 @@ def test_folded_is_unfolded(name, fields):
         assert distance(folded(images.repeat(3, 1, 1, 1)[:size]), exact.repeat(3, 1)[:size]) < 1e-5
 
 
-@pytest.mark.skipif(not available("fp32"), reason="needs a processor with AVX2 and a C++ compiler")
-@pytest.mark.parametrize("name", ["wrn-10-2", "wrn-13-1-b313", "wrn-16-4"])
-@pytest.mark.parametrize("images", [1, 5])
-def test_folded_with_fewer_multiplications(name, images):
-    network, images = trained(name), torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    ours = FoldedWRN(network, torch.float32, fewer=True)(images)
+@needs_avx2
+@pytest.mark.parametrize(
+    ("name", "fields", "sides"),
+    [
+        ("wrn-10-2", {}, (32, 32)),
+        ("wrn-10-1", {}, (30, 27)),  # no whole tiles, and maps that do not halve
+        ("wrn-13-1-b313", {"in_channels": 1}, (20, 44)),
+        ("wrn-10-1-b3", {"depth_rule": "true"}, (5, 5)),
+        ("wrn-16-4", {"drop_path": 0.5}, (32, 32)),
+    ],
+)
+def test_native_is_the_network(name, fields, sides):
+    network = trained(name, **fields)
+    images = torch.randn(5, fields.get("in_channels", 3), *sides, generator=torch.Generator().manual_seed(0))
+    native = copy.deepcopy(NativeWRN(network))  # a copy has its own numbers
+    alone, together = native(images[:1]), native(images)
     with torch.no_grad():
-        assert distance(ours, network.double()(images.double())) < 2e-5
+        exact = network.double()(images.double())
+    assert distance(alone, exact[:1]) < 2e-5
+    assert distance(together, exact) < 2e-5
+    with ThreadPoolExecutor(2) as pool:  # callers at once, each with maps of its own
+        parts = [slice(3), slice(None), slice(1, None)]
+        found = list(pool.map(lambda part: native(images[part]), parts * 20))
+    assert all(distance(logits, exact[part]) < 2e-5 for logits, part in zip(found, parts * 20, strict=True))
+    images[2, 0, 3, 3] = float("nan")
+    assert native(images).isnan().any(1).tolist() == [False, False, True, False, False]
+
+
+@needs_avx2
+def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_images_fit(monkeypatch):
+    native, images = NativeWRN(trained("wrn-10-1")), torch.randn(9, 3, 32, 32)
+    threads, together = torch.get_num_threads(), native(images)
+    torch.set_num_threads(threads + 1)
+    try:
+        assert torch.equal(native(images), together)
+    finally:
+        torch.set_num_threads(threads)
+    monkeypatch.setattr("wrn.native.network._ROOM", 4 * 3 * 4 * 16 * 32 * 32)  # for four images
+    assert distance(native(images), together.double()) < 2e-6
 
 
 @needs_bf16
@@ -79,7 +115,7 @@ def test_folded_in_bf16_is_near(name):
 def test_the_fastest_is_chosen_once_and_near_enough(name, empty_cache):
     network = trained(name)
     found, how = fastest(network, name, 32)
-    assert how in ("as it is", "bf16", "folded", "folded bf16", "folded, fewer multiplications")
+    assert how in ("as it is", "bf16", "folded", "folded bf16", "native")
     assert len(list(empty_cache.rglob("inference/*.json"))) == 1
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -57,6 +57,16 @@ def test_loaded_model_is_fp32_in_evaluation_and_differentiable_to_the_pixels(run
     torch.testing.assert_close(model(images), by_hand)
 
 
+def test_a_loaded_model_is_scored_with_its_own_preprocessing_once(run):
+    model = wrn.load(run.path)
+    assert wrn.evaluate(model, wrn.dataset("digits").test).error == run.result["test_error"]
+    others = wrn.dataset("digits", preprocess="unit")
+    with pytest.raises(ValueError, match="other numbers"):
+        wrn.evaluate(model, others.test)
+    refitted = wrn.dataset("digits", preprocess="unit", fitted=model.preprocess)
+    assert wrn.evaluate(model, refitted.test).error == run.result["test_error"]
+
+
 def test_predict_command(run, scans, run_wrn):
     code, out, err = run_wrn("predict", run.path, scans[3], scans[7], "--top", 3, "--json")
     assert code == 0, err
@@ -112,6 +122,7 @@ def test_bad_input(run, scans, run_wrn, tmp_path):
         (("eval", tmp_path), 1, "not a run"),
         (("eval", damaged), 1, "damaged"),
         (("eval", flipped), 1, "model.safetensors: damaged"),
+        (("predict", run.path, scans[0], "--device", "cuda:9"), 2, "not on this machine"),
         (("eval", run.path, "--device", "cuda:9"), 2, "not on this machine"),
         (("eval", run.path, "--device", "toaster"), 2, "no such device"),
     ):

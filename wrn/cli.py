@@ -271,6 +271,8 @@ def data_show(
     """Write a contact sheet: samples before and after preprocessing and augmentation."""
     if rows < 1:
         raise UsageError(f"--rows {rows}: must be at least 1")
+    if out is not None and Path(out).suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: the sheet is a PNG; give a name that ends so")
     fields: dict[str, Any] = {
         "preprocess": preprocess,
         "augment": augment,
@@ -336,6 +338,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if strange := [word for word in words if any("\ud800" <= letter <= "\udfff" for letter in word)]:
             raise UsageError(f"{strange[0]!r}: is not UTF-8; rename the file or folder")
+        if "None" in words:  # which the parser takes wherever a flag may be left out
+            raise UsageError("'None': is no value; leave out what has none")
         if words[0] == "--version":
             from wrn import __version__
 

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.data.batching import Split
+from wrn.data.preprocess import MeanStd, WholeImage
+from wrn.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,18 @@ def evaluate(
     arrange: Callable[[Tensor], Tensor] = lambda images: images,
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Score `model` on all of `split`; leaves it in the mode it was in. `between` is called before each batch."""
+    """Score `model` on all of `split`; leaves it in the mode it was in. `between` is called before each batch.
+
+    `model`: a network, of preprocessed images, or one of `wrn.load`, whose own preprocessing must be the split's.
+    Raises ValueError where it is not: the data set is then made by `wrn.dataset(…, fitted=model.preprocess)`.
+    """
+    own = preprocess_of(model)
+    if own is not None and own.constants() != split.preprocess.constants():
+        raise UsageError(
+            "evaluate: the model preprocesses images with other numbers than the data set does; make the data set by "
+            "wrn.dataset(..., fitted=model.preprocess)"
+        )
+    model = bare(model)
     was_training = model.training
     model.eval()
     logits, labels = [], []
@@ -49,3 +62,14 @@ def evaluate(
     if outputs.shape[1] > 5:
         top5_error = 100 * (1 - (outputs.topk(5).indices == targets[:, None]).any(1).double().mean().item())
     return Scores(loss, 100 * wrong / len(targets), wrong, len(targets), outputs, top5_error)
+
+
+def preprocess_of(model: nn.Module) -> MeanStd | WholeImage | None:
+    """What a model of `wrn.load` does with pixels before its network sees them; None of a network itself."""
+    own = getattr(model, "preprocess", None)
+    return own if isinstance(own, (MeanStd, WholeImage)) else None
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network itself, of preprocessed images."""
+    return model if preprocess_of(model) is None else cast(Any, model).network

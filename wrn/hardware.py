@@ -1,4 +1,4 @@
-"""What torch does not say or do of itself: which arithmetic is fast here, how much memory is held.
+"""What torch does not say or do of itself: which arithmetic is fast here, how fp32 rounds, how much memory is held.
 
 torch is imported by what needs it alone: who counts cores does not.
 """
@@ -26,7 +26,7 @@ def multiplies_bf16(device: "torch.device") -> bool:
     return False
 
 
-def allow_tf32(device: str, allowed: bool) -> None:
+def allow_tf32(device: "str | torch.device", allowed: bool) -> None:
     """Whether products of fp32 on a GPU may round their factors to 10 bits, as cuDNN does of itself.
 
     A setting of the process, which is left as it is where nothing is computed on a GPU.
@@ -40,7 +40,7 @@ def allow_tf32(device: str, allowed: bool) -> None:
 
 
 @contextmanager
-def tf32(device: str, allowed: bool) -> Iterator[None]:
+def tf32(device: "str | torch.device", allowed: bool) -> Iterator[None]:
     """Within, they may, or may not."""
     import torch
 

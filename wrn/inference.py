@@ -1,7 +1,8 @@
 """A trained WRN prepared for use alone: BN folded where the order of layers allows it, bf16, weights laid out once.
 
 In a block BN-ReLU-conv-BN-ReLU-conv the inner BN follows a convolution and becomes part of its weight; the first one
-follows a sum, and stays a pass over the activations. ReLU and the block's sum are done by oneDNN as it convolves.
+follows a sum, and stays a pass over the activations. ReLU and the block's sum are done where the convolution is: by
+oneDNN, a call a layer, or in fp32 by kernels of our own, one call for the network.
 """
 
 import copy
@@ -19,30 +20,23 @@ from wrn.files import cache_dir, write_json
 from wrn.hardware import multiplies_bf16
 from wrn.models.blocks import ResidualBlock
 from wrn.models.wide_resnet import WideResNet
-from wrn.native import winograd
 from wrn.native.library import available
+from wrn.native.network import INPUT, Program
 from wrn.native.operations import scale_and_shift, scale_shift_relu
 
 
 class FoldedWRN(nn.Module):
     """Preprocessed images (N, C, H, W) -> logits (N, classes), float32; on a CPU, without gradients.
 
-    `kind` is the number format of its activations and weights; sums within a layer are fp32. `fewer`: convolutions of
-    large enough maps make fewer multiplications (`wrn.native.winograd`), in fp32.
+    `kind` is the number format of its activations and weights; sums within a layer are fp32.
     """
 
-    def __init__(self, network: WideResNet, kind: torch.dtype = torch.bfloat16, fewer: bool = False) -> None:
+    def __init__(self, network: WideResNet, kind: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
-        assert kind == torch.float32 or not fewer
         self.kind = kind
         with torch.inference_mode():
-            self.stem = _Convolution(network.conv1, None, kind)
-            self.blocks = nn.ModuleList(
-                _FoldedBlock(block, kind, fewer)
-                for group in (network.group1, network.group2, network.group3)
-                for block in group
-                if isinstance(block, ResidualBlock)
-            )
+            self.stem = _Convolution(*_folded(network.conv1), kind)
+            self.blocks = nn.ModuleList(_FoldedBlock(block, kind) for block in _blocks(network))
             self.bn = _ScaleShiftRelu(network.bn, kind)
             self.fc = network.fc
 
@@ -60,16 +54,13 @@ class FoldedWRN(nn.Module):
 
 
 class _FoldedBlock(nn.Module):
-    def __init__(self, block: ResidualBlock, kind: torch.dtype, fewer: bool) -> None:
+    def __init__(self, block: ResidualBlock, kind: torch.dtype) -> None:
         super().__init__()
         self.bn1 = _ScaleShiftRelu(block.bn1, kind)
-        self.inner = nn.ModuleList(
-            _Convolution(getattr(block, f"conv{j}"), getattr(block, f"bn{j + 1}"), kind, fewer=fewer)
-            for j in range(1, block.depth)
-        )
-        keep = 1.0 if block.path.per == "sample" else 1 - block.path.drop  # how evaluation scales the branch
-        self.last = _Convolution(getattr(block, f"conv{block.depth}"), None, kind, keep, fewer)
-        self.shortcut = _Convolution(block.shortcut, None, kind) if block.has_projection else None
+        *inner, last = _branch(block)
+        self.inner = nn.ModuleList(_Convolution(*each, kind) for each in inner)
+        self.last = _Convolution(*last, kind)
+        self.shortcut = _Convolution(*_folded(block.shortcut), kind) if block.has_projection else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn1(x)
@@ -95,27 +86,16 @@ class _ScaleShiftRelu(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """With the BN and ReLU after it, or plus a shortcut; the weight as oneDNN wants it for the first 8 sizes of x."""
+    """With the bias and ReLU of a BN after it, or plus a shortcut; laid out for the first 8 sizes of x."""
 
-    def __init__(
-        self, conv: nn.Module, bn: nn.Module | None, kind: torch.dtype, factor: float = 1.0, fewer: bool = False
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, kind: torch.dtype) -> None:
         super().__init__()
-        assert isinstance(conv, nn.Conv2d) and isinstance(conv.padding, tuple)
-        weight, self.bias = conv.weight.detach() * factor, None
-        if bn is not None:
-            assert isinstance(bn, nn.BatchNorm2d)
-            scale, shift = scale_and_shift(bn)
-            weight, self.bias = weight * scale[:, None, None, None], shift.to(kind)
         self.weight = weight.to(kind, memory_format=torch.channels_last)
-        self.relu = bn is not None
-        self.geometry = (list(conv.padding), list(conv.stride), [1, 1], 1)
+        self.bias, self.relu = None if bias is None else bias.to(kind), bias is not None
+        self.geometry = ([weight.shape[2] // 2] * 2, [stride] * 2, [1, 1], 1)
         self.laid_out: dict[torch.Size, Tensor] = {}
-        self.prepared = winograd.prepared(self.weight) if fewer and winograd.fits(conv) else None
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        if self.prepared is not None and winograd.fits_map(x):
-            return winograd.convolve(x, self.prepared, len(self.weight), self.bias, shortcut, self.relu)
         if x.shape not in self.laid_out:
             if len(self.laid_out) >= 8:
                 return self._plain(x, shortcut)
@@ -133,6 +113,73 @@ class _Convolution(nn.Module):
         out = F.conv2d(x, self.weight, self.bias, self.geometry[1], self.geometry[0])
         out = F.relu(out) if self.relu else out
         return out if shortcut is None else out + shortcut
+
+
+class NativeWRN(nn.Module):
+    """The same in fp32 by kernels of our own, in one call: small networks spend half of their time between layers.
+
+    Of large enough maps 3x3 convolutions make fewer multiplications (`wrn.native.winograd`).
+    """
+
+    def __init__(self, network: WideResNet) -> None:
+        super().__init__()
+        x, out, other = range(3)  # the maps: a block's input and then its sum, and two for its branch
+        with torch.inference_mode():
+            self.program = Program()
+            self.program.convolution(INPUT, x, *_folded(network.conv1))
+            for block in _blocks(network):
+                self.program.scale_shift_relu(x, out, *scale_and_shift(block.bn1))
+                if block.has_projection:
+                    self.program.convolution(out, x, *_folded(block.shortcut))
+                *inner, last = _branch(block)
+                here, there = out, other
+                for each in inner:
+                    self.program.convolution(here, there, *each, relu=True)
+                    here, there = there, here
+                self.program.convolution(here, x, *last, adds=True)
+            self.program.scale_shift_relu(x, out, *scale_and_shift(network.bn))
+            self.program.finish()
+        self.fc = network.fc
+
+    @staticmethod
+    def fits(network: WideResNet) -> bool:
+        """Whether its sizes are ones for our kernels, and these are to be had."""
+        convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
+        sizes = all(conv.out_channels % 16 == 0 and conv.kernel_size[0] in (1, 3) for conv in convolutions)
+        return sizes and available("fp32")
+
+    @torch.inference_mode()
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features: (N, C, H, W) -> (N, 64k), float32."""
+        return self.program(x.to(torch.float32, memory_format=torch.channels_last))
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.features(x), self.fc.weight, self.fc.bias)
+
+
+def _blocks(network: WideResNet) -> list[ResidualBlock]:
+    groups = (network.group1, network.group2, network.group3)
+    return [block for group in groups for block in group if isinstance(block, ResidualBlock)]
+
+
+def _branch(block: ResidualBlock) -> list[tuple[Tensor, Tensor | None, int]]:
+    """A block's convolutions, folded with the BN after each but the last."""
+    inner = [_folded(getattr(block, f"conv{j}"), getattr(block, f"bn{j + 1}")) for j in range(1, block.depth)]
+    keep = 1.0 if block.path.per == "sample" else 1 - block.path.drop  # how evaluation scales the branch
+    weight, bias, stride = _folded(getattr(block, f"conv{block.depth}"))
+    return [*inner, (weight * keep, bias, stride)]
+
+
+def _folded(conv: nn.Module, bn: nn.Module | None = None) -> tuple[Tensor, Tensor | None, int]:
+    """A convolution with the BN after it: the weight, the bias, and the stride."""
+    assert isinstance(conv, nn.Conv2d)
+    weight, stride = conv.weight.detach(), conv.stride[0]
+    if bn is None:
+        return weight, None, stride
+    assert isinstance(bn, nn.BatchNorm2d)
+    scale, shift = scale_and_shift(bn)
+    return weight * scale[:, None, None, None], shift, stride
 
 
 class _Rounded(nn.Module):
@@ -157,7 +204,7 @@ class _Rounded(nn.Module):
 
 def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, str]:
     """The network as it answers soonest on its device, and in a word how: "as it is", "bf16", "folded", "folded bf16",
-    "folded, fewer multiplications".
+    "native".
 
     What changes the logits of noise by more than 2% is left out. The others are timed, one image and 64 at a time, the
     first time that a network of this name is prepared here; the choice is kept in the cache.
@@ -168,8 +215,8 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
         candidates["bf16"] = _Rounded(copy.deepcopy(network).to(memory_format=torch.channels_last))
     if isinstance(network, WideResNet) and device.type == "cpu" and torch.backends.mkldnn.is_available():
         candidates["folded"] = FoldedWRN(network, torch.float32)
-        if available("fp32"):
-            candidates["folded, fewer multiplications"] = FoldedWRN(network, torch.float32, fewer=True)
+        if NativeWRN.fits(network):
+            candidates["native"] = NativeWRN(network)
         if multiplies_bf16(device):
             candidates["folded bf16"] = FoldedWRN(network)
     noise = torch.randn(64, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))

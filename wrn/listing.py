@@ -1,6 +1,7 @@
 """What `wrn list` shows. No torch."""
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -91,7 +92,8 @@ def recipes() -> list[dict[str, Any]]:
     for name, named in RECIPES.items():
         changes = Recipe.from_dict(named.fields).to_dict()
         told = _TOLD if name == "paper" else [f for f in changes if changes[f] != usual[f]]
-        on = {data: dict(more) for data, more in named.on.items()}
+        papers = {data: known.recipe for data, known in DATASETS.items()} if named.of_the_paper else {}
+        on = {data: _schedule(more) for data, more in papers.items() if _schedule(more)} | dict(named.on)
         rows.append(
             {
                 "recipe": name,
@@ -101,6 +103,11 @@ def recipes() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _schedule(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what `wrn list data` tells, how images are treated."""
+    return {name: value for name, value in fields.items() if name not in ("image_size", "preprocess", "augment")}
 
 
 _TOLD = (

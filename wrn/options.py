@@ -1,6 +1,7 @@
 """Options that several subcommands share: their types, names of values and help. No torch."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import Positional, arg
@@ -77,3 +78,18 @@ def fields_of(flags: Any) -> dict[str, Any]:
     """The fields that were given, as `wrn.recipe` takes them."""
     given = {name: value for name, value in vars(flags).items() if value is not None}
     return given | {name: value == "true" for name, value in given.items() if _HINTS[name] is bool}
+
+
+def words_of(fields: Mapping[str, Any]) -> list[str]:
+    """The command line that gives those fields, `recipe` among them."""
+    words = []
+    for name, value in fields.items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(_word, values)]
+    return words
+
+
+def _word(value: Any) -> str:
+    return (
+        f"{value:.12g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    )

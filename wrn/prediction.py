@@ -21,7 +21,7 @@ from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate
 from wrn.hardware import allow_tf32
 from wrn.inference import fastest
-from wrn.training.precision import choose
+from wrn.training.precision import choose, known_device
 
 
 class TrainedModel(nn.Module):
@@ -97,14 +97,16 @@ class TrainedModel(nn.Module):
         return validation(image, self.image_size).permute(1, 2, 0)
 
 
-def load(path: str | Path, device: str = "cpu", *, optimize: bool = False) -> TrainedModel:
+def load(path: str | Path, device: str | torch.device = "cpu", *, optimize: bool = False) -> TrainedModel:
     """The trained network of a finished run (its folder, or its `model.safetensors`), fp32, in evaluation mode.
 
     On a GPU TF32 is switched off for the process: fp32 means fp32. `optimize`: for use alone, without gradients, as it
     answers soonest on this machine: in bf16 where that is near enough, BN folded (`wrn.inference.fastest`).
 
-    Raises FileNotFoundError if there is none, wrn.Error if the run is unfinished or the file damaged.
+    Raises FileNotFoundError if there is none, ValueError for a device that is not there, wrn.Error if the run is
+    unfinished or the file damaged.
     """
+    device = known_device(device)
     allow_tf32(device, False)
     header = weights.header_of(path)
     network = weights.network_of(path)

@@ -79,7 +79,7 @@ class Recipe:
     # The optimisation
     optimizer: Literal["sgd", "rmsprop", "muon"] = knob("sgd", "SGD with momentum, RMSProp, or Muon for convolutions")
     epochs: int = knob(200, "passes over the training set")
-    batch_size: int = knob(128, "images a step, over all processes")
+    batch_size: int = knob(128, "images a step")
     lr: float = knob(0.1, "learning rate at the start; of one-cycle the highest")
     schedule: Literal["steps", "one-cycle"] = knob(
         "steps", "drops at the milestones, or up from 0 and down to 0 again, linearly, step by step"
@@ -303,7 +303,7 @@ def _check(recipe: Recipe) -> None:
         "nesterov": (
             (not recipe.nesterov and recipe.optimizer != "muon")
             or (recipe.nesterov and recipe.momentum > 0 and recipe.optimizer != "rmsprop"),
-            "true with Muon, false with RMSProp, and true needs momentum above 0",
+            "true with Muon, false with RMSProp and with momentum 0",
         ),
         "reset_momentum": (
             not recipe.reset_momentum or recipe.optimizer != "rmsprop",

@@ -1,4 +1,4 @@
-"""Run folders, read and written as DESIGN's contract says. No torch."""
+"""Run folders: what `wrn train` leaves behind, read and written. No torch."""
 
 import contextlib
 import json

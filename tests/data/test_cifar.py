@@ -236,7 +236,7 @@ def test_wrong_usage(run_wrn, words, says):
     assert says in err
 
 
-def test_the_contracts_example():
+def test_how_the_paper_trains_on_it():
     assert wrn.recipe("wrn-28-10", data="cifar10").lr_at(60) == 0.02
     assert wrn.recipe("wrn-28-10", data="cifar100").augment == "flip-crop"
 

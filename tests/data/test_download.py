@@ -83,7 +83,7 @@ def test_it_continues_what_a_killed_process_began(www, run_wrn, empty_cache, tmp
     www.bytes_per_second = 1_000_000
     process = start(sys.executable, "-m", "wrn", *words, cwd=tmp_path)
     part = empty_cache / "downloads" / sha256(files[1])[:16] / "test_32x32.mat.part"
-    wait_for(lambda: part.exists() and part.stat().st_size > 100_000)
+    wait_for(lambda: part.exists() and part.stat().st_size > 100_000, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -178,7 +178,7 @@ def test_two_processes_ask_once(remote, www, start):
     www.bytes_per_second = 20_000
     command = [sys.executable, "-c", FETCH, remote.url, remote.digest]
     first = start(*command)
-    wait_for(part_of(remote).exists)
+    wait_for(part_of(remote).exists, first)
     second = start(*command)
     assert second.stderr.readline() == "wrn: file.bin: another process prepares it; waiting\n"
     www.bytes_per_second = None

@@ -249,7 +249,7 @@ def test_large_pictures_stream_as_imagenet_does(tmp_path, run_wrn):
     words = ["--augment", "imagenet", "--image-size", "24", "--batch-size", "4", "--epochs", "2", "--workers", "1"]
     code, out, err = run_wrn("train", "wrn-10-1", "--data", "folder:photographs", *words, "--out", "run")
     assert code == 0, err
-    assert "(8 + 8 images, 2 classes, meanstd, augment imagenet)" in out
+    assert "(8 + 8 images of 24x24, 2 classes, meanstd, augment imagenet)" in out
     code, out, err = run_wrn("eval", "run", "--json")
     assert code == 0, err
     assert json.loads(out)["test_error"] == wrn.Run(tmp_path / "run").result["test_error"]

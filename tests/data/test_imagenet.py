@@ -313,9 +313,9 @@ def test_a_broken_picture_ends_training_with_its_name(flat, run_wrn, tmp_path):
     [
         (None, "No such file or directory; replace it"),
         (b"", "is empty; replace it"),
-        (b"<html>moved</html>", "is no picture; replace it"),
-        (b"%!PS-Adobe-3.0", "is no picture; replace it"),
-        (b"\xff\xd8\xff\xe0" + bytes(100), "is no picture; replace it"),
+        (b"<html>moved</html>", "is no picture (BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP are read); replace it"),
+        (b"%!PS-Adobe-3.0", "is no picture (BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP are read); replace it"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "is no picture (BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP are read); replace it"),
     ],
     ids=["gone", "empty", "html", "postscript", "damaged"],
 )

@@ -494,9 +494,7 @@ def test_without_pyarrow(good, monkeypatch):
     monkeypatch.setitem(sys.modules, "without_pyarrow", module)
     spec.loader.exec_module(module)
     message = refusal(lambda: module.read(f"parquet:{good}", Request()))
-    assert message == (
-        f"parquet:{good}: reading Parquet needs pyarrow, which is not installed; pip install 'wrn[data]'"
-    )
+    assert message == (f"parquet:{good}: reading Parquet needs pyarrow, which is not installed; pip install pyarrow")
 
 
 def test_as_a_user_would(tmp_path, run_wrn, empty_cache):

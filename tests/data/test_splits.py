@@ -66,6 +66,7 @@ def test_noise_is_of_what_is_trained_on_and_never_in_validation():
     [
         ({"val": 5000}, "--val 5000: takes 500 images of each of 10 classes"),
         ({"labels": 5001}, "--labels 5001"),
+        ({"labels": 9}, "some of the 10 classes without an image"),
         ({"val": 4000, "labels": 2000}, "--labels 2000"),
         ({"val": -1}, "val -1: out of range"),
         ({"labels": 0}, "labels 0: out of range"),

@@ -1,4 +1,4 @@
-"""Names: DESIGN's contract, section 3."""
+"""Networks' names, and what each means."""
 
 import pytest
 from hypothesis import given

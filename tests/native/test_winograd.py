@@ -65,18 +65,6 @@ def test_bits_do_not_depend_on_threads(images):
     assert all(torch.equal(ours, first) for each in found[1:] for ours, first in zip(each, found[0], strict=True))
 
 
-def test_bias_shortcut_and_relu():
-    conv = torch.nn.Conv2d(32, 48, 3, padding=1)
-    x, shortcut = random(9, 32, 8, 8), random(9, 48, 8, 8, seed=1)
-    prepared = winograd.prepared(conv.weight)
-    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), 1, 1)
-    with torch.no_grad():
-        assert distance(winograd.convolve(x, prepared, 48, conv.bias, relu=True), exact.relu()) < 5e-6
-        assert distance(winograd.convolve(x, prepared, 48, conv.bias, shortcut), exact + shortcut.double()) < 5e-6
-        x[3, 5, 2, 2] = float("nan")
-        assert winograd.convolve(x, prepared, 48, relu=True)[3].isnan().any()
-
-
 @pytest.mark.parametrize(
     ("conv", "shape"),
     [

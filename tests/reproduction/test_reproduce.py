@@ -29,7 +29,7 @@ def finished(folder):
 
 def test_killed_half_way_it_does_no_finished_run_again(tmp_path, reproduce, run_wrn):
     first = reproduce("--seeds", "2")
-    wait_for(lambda: finished(tmp_path))
+    wait_for(lambda: finished(tmp_path), first)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     before = finished(tmp_path)
@@ -50,7 +50,7 @@ def test_killed_half_way_it_does_no_finished_run_again(tmp_path, reproduce, run_
 
 def test_stopped_it_lets_its_runs_save(tmp_path, reproduce):
     going = reproduce("--seeds", "1", "--epochs", "500")
-    wait_for(lambda: any("checkpoints" in path.parts for path in files_under(tmp_path)))
+    wait_for(lambda: any("checkpoints" in path.parts for path in files_under(tmp_path)), going)
     going.send_signal(signal.SIGTERM)
     out, err = going.communicate(timeout=600)
     assert going.returncode == 143, err
@@ -65,7 +65,7 @@ def test_stopped_it_lets_its_runs_save(tmp_path, reproduce):
 def test_it_passes_on_that_runs_are_to_save_and_minds_neither_hangups_nor_closed_pipes(tmp_path, reproduce):
     going = reproduce("--seeds", "1", "--epochs", "12", "--jobs", "2")
     going.stdout.close()
-    wait_for(lambda: list(tmp_path.glob("runs/digits/*/seed0/checkpoints/epoch-*")))
+    wait_for(lambda: list(tmp_path.glob("runs/digits/*/seed0/checkpoints/epoch-*")), going)
     for number in (signal.SIGHUP, signal.SIGUSR1):
         going.send_signal(number)
     assert going.wait(timeout=600) == 0, going.stderr.read()
@@ -101,7 +101,7 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path, run_wrn):
 def test_two_processes_do_not_train_in_one_folder(tmp_path, start):
     command = [sys.executable, "-m", "wrn", "train", "wrn-10-1", "--data", "digits", "--epochs", "500", "--out", "run"]
     first = start(*command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: (tmp_path / "run" / "holder.json").exists())
+    wait_for(lambda: (tmp_path / "run" / "holder.json").exists(), first)
     second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert second.returncode == 1
     assert f"run: process {first.pid} on " in second.stderr

@@ -2,11 +2,14 @@
 
 import re
 
+import pytest
+
 import wrn
 
 
 def test_dropout_is_chosen_on_a_validation_split_and_trials_are_kept(run_wrn, tmp_path):
     words = ("tune", "dropout", "wrn-10-1", "--data", "digits", "--val", 200, "--labels", 200, "--epochs", 1)
+    words += ("--nesterov", "false", "--milestones", 3, 5)
     code, out, err = run_wrn(*words, "--trials", 2, "--device", "cpu")
     assert code == 0, err
     assert "trial 1 of 2: dropout 0\n" in out
@@ -22,10 +25,22 @@ def test_dropout_is_chosen_on_a_validation_split_and_trials_are_kept(run_wrn, tm
     (best,) = (run for run in results if run.recipe.dropout == float(ranked[0][0]))
     assert f"{best.result['val_error']:.2f}" == ranked[0][1]
     assert float(ranked[0][1]) == min(float(error) for _, error in ranked)
-    assert out.splitlines()[-1].endswith(f"--data digits --dropout {ranked[0][0]}")
+    assert out.splitlines()[-1].endswith(
+        "; wrn train wrn-10-1 --data digits --recipe authors --labels 200 --epochs 1 --milestones 3 5 --nesterov false "
+        f"--dropout {ranked[0][0]} --precision fp32 --device cpu"
+    )
     assert all(run.result["best_test_error"] is None for run in results), "the test set was used once"
 
 
-def test_without_a_validation_split_it_refuses(run_wrn):
-    code, _, err = run_wrn("tune", "dropout", "wrn-10-1", "--data", "digits")
-    assert (code, "add --val" in err) == (2, True)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["wrn-10-1"], "add --val"),
+        (["wrn-10-1", "--val", 200, "--dropout", 0.3], "leave --dropout out"),
+        (["pre-resnet-110", "--val", 200], "pre-resnet-110 has none"),
+    ],
+)
+def test_it_refuses_what_makes_no_sense(run_wrn, tmp_path, words, says):
+    code, _, err = run_wrn("tune", "dropout", *words, "--data", "digits")
+    assert (code, says in err) == (2, True), err
+    assert not any(tmp_path.iterdir())

@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
     return wrn.train(recipe, tmp_path_factory.mktemp("runs") / "finished", seed=4, device="cpu", quiet=True)
 
 
-def test_run_folder_is_the_contracts(finished):
+def test_what_a_run_folder_holds(finished):
     names = {path.name for path in finished.path.iterdir()}
     assert names == {
         "recipe.json", "env.json", "metrics.jsonl", "checkpoints", "model.safetensors", "predictions.safetensors",
@@ -158,7 +158,7 @@ def test_fresh_starts_over_and_touches_no_other_file(run_wrn, tmp_path):
     (tmp_path / "run" / "notes.txt").write_text("mine")
     code, out, _ = run_wrn(*FAST, "--epochs", 1, "--lr", 0.05, "--out", "run", "--fresh")
     assert code == 0
-    assert "epochs 1, lr 0.05" in out
+    assert "but image_size 16, epochs 1, lr 0.05" in out
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     assert wrn.Run(tmp_path / "run").recipe.lr == 0.05
 

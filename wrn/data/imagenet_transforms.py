@@ -19,8 +19,8 @@ try:
     from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped,unused-ignore]
 except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
     raise Error(
-        f"ImageNet's transforms need torchvision: it cannot be imported ({error}); pip install 'wrn[data]', in the "
-        "version that belongs to this torch"
+        f"ImageNet's transforms need torchvision: it cannot be imported ({error}); pip install torchvision, in "
+        "the version that belongs to this torch"
     ) from error
 
 TRIES = 10

@@ -349,5 +349,5 @@ def _explained(where: str) -> Iterator[None]:
 def read(data: str, request: Request) -> ParquetFiles:
     """Files and labels of `parquet:PATH`. Raises wrn.Error (see `ParquetFiles`) before any picture is decoded."""
     if pq is None:
-        raise Error(f"{data}: reading Parquet needs pyarrow, which is not installed; pip install 'wrn[data]'")
+        raise Error(f"{data}: reading Parquet needs pyarrow, which is not installed; pip install pyarrow")
     return ParquetFiles(Path(data.partition(":")[2]).expanduser(), request.image_size, request.val_fraction)

@@ -39,7 +39,7 @@ def opened(source: bytes | Path, use: Callable[[Image.Image], T]) -> T:
             return use(image)
     except UnidentifiedImageError:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        raise Error("is no picture" if size else "is empty") from None
+        raise Error(f"is no picture ({', '.join(FORMATS)} are read)" if size else "is empty") from None
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to

@@ -25,7 +25,8 @@ def divide(labels: Ints, classes: int, recipe: Recipe, seed: int) -> Parts:
     """The parts that `val`, `labels` and `label_noise` of the recipe make of a training set with `labels` (N,).
 
     Validation images are taken first and keep their labels; of the rest, `labels` are kept; of those, `label_noise`
-    get another class, each of the others equally likely. Raises ValueError where a class has too few images.
+    get another class, each of the others equally likely. Raises ValueError where a class has too few images,
+    or none is left of it.
     """
     rest = np.arange(len(labels))
     val = rest[:0]
@@ -33,6 +34,10 @@ def divide(labels: Ints, classes: int, recipe: Recipe, seed: int) -> Parts:
         val = _balanced("val", rest, labels, classes, recipe.val, seed, leave=1)
         rest = np.setdiff1d(rest, val)
     if recipe.labels is not None:
+        if recipe.labels < classes:
+            raise UsageError(
+                f"--labels {recipe.labels}: leaves some of the {classes} classes without an image; ask for more"
+            )
         rest = _balanced("labels", rest, labels[rest], classes, recipe.labels, seed)
     given = labels[rest].copy()
     if recipe.label_noise:

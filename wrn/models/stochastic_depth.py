@@ -78,5 +78,5 @@ def _torchvision_op(branch: Tensor, drop: float, mode: str, training: bool) -> T
     try:
         from torchvision.ops import stochastic_depth
     except ImportError:
-        raise Error("drop path per sample: needs torchvision; pip install 'wrn[data]'") from None
+        raise Error("drop path per sample: needs torchvision; pip install torchvision") from None
     return stochastic_depth(branch, drop, mode, training)

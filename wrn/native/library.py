@@ -19,7 +19,10 @@ from wrn.files import cache_dir, write_whole
 
 Kind = Literal["bf16", "fp32"]
 
-_SOURCES = {"bf16": ("bn_relu.cpp", "weight_gradient.cpp"), "fp32": ("bn_relu.cpp", "winograd.cpp")}
+_SOURCES = {
+    "bf16": ("bn_relu.cpp", "weight_gradient.cpp"),
+    "fp32": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp"),
+}
 _NEEDS = {"bf16": ("avx512_bf16", "avx512_bw"), "fp32": ("avx2", "fma3")}  # as torch calls them
 _OPTIONS = {
     "bf16": "-DBF16 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mfma -fopenmp",
@@ -82,7 +85,8 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
         return kept
 
     def compile(made: Path) -> None:
-        words: list[str | Path] = [*command, *sources, *options, "-o", made]
+        parts = [source for source in sources if source.suffix == ".cpp"]
+        words: list[str | Path] = [*command, *parts, *options, "-o", made]
         reason = None
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -5,20 +5,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include <omp.h>
 
-typedef float v8 __attribute__((vector_size(32)));
-
-static inline v8 load(const float* p) {
-    v8 v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline void store(float* p, v8 v) { std::memcpy(p, &v, sizeof v); }
+#include "vectors.h"
 
 // One pass of the input's transform, B': from six to six values at strides of their own.
 static inline void input_pass(const v8* d, int from, v8* t, int to) {

@@ -65,18 +65,13 @@ def prepared(weight: Tensor, for_gradient: bool = False) -> Tensor:
     return made
 
 
-def convolve(
-    x: Tensor, weight: Tensor, out: int, bias: Tensor | None = None, shortcut: Tensor | None = None, relu: bool = False
-) -> Tensor:
-    """Of x (N, in, H, W) and a `prepared` weight, plus bias (out,) and shortcut, then ReLU: (N, out, H, W).
-
-    All maps are in channels_last layout.
-    """
+def convolve(x: Tensor, weight: Tensor, out: int) -> Tensor:
+    """Of x (N, in, H, W) and a `prepared` weight: (N, out, H, W), both in channels_last layout."""
     n, channels, height, width = x.shape
     y = torch.empty((n, out, height, width), memory_format=torch.channels_last)
     library("fp32").winograd_convolve(
         pointer(x), pointer(weight), *numbers(weight.stride(0)), pointer(y), *numbers(n, height, width, channels, out),
-        pointer(bias), pointer(shortcut), *numbers(int(relu)),
+        pointer(None), pointer(None), *numbers(0),
     )  # fmt: skip
     return y
 

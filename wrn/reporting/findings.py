@@ -246,7 +246,10 @@ def _together(decided: list[bool | None], figures: list[str], single: bool) -> s
     one = " (from one run each, as the paper's)" if single and any("n = 1" in each for each in figures) else ""
     if any(each is False for each in decided):
         return f"not held{one}"
-    return f"held{one}" if all(decided) else "not decided"
+    if all(decided):
+        return f"held{one}"
+    missing = len(decided) - len(figures)
+    return f"not decided ({missing} of {len(decided)} comparisons not run)" if missing else "not decided"
 
 
 def _difference(interval: Interval) -> str:

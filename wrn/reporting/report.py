@@ -70,6 +70,8 @@ def _markdown(runs: str | Path, version: str, logs: Sequence[str | Path], pictur
         shown = pictures(f"bench-{each.name}", each.pictures).strip()
         tables_ = [markdown.table(table) for table in each.tables]
         parts.append("\n\n".join([f"## Speed: {each.machine}", *tables_, *([shown] if shown else []), *each.notes]))
+    if others := _other_runs(Path(runs), found):
+        parts.append("## Other runs\n\n" + markdown.table(others))
     if missing := [finding.choice.experiment for finding in found if not _has_anything(finding)]:
         parts.append(f"Not run: {', '.join(missing)}.")
     parts.append("## The authors' logs\n\n" + markdown.table(_of_logs([*authors_log.kept(), *authors_log.read(logs)])))
@@ -177,15 +179,21 @@ def _run_folders(runs: Path) -> list[Path]:
     return sorted(path.parent for path in runs.rglob("recipe.json"))
 
 
+def _other_runs(runs: Path, found: Sequence[Finding]) -> Table | None:
+    """The runs that no experiment's table is made of."""
+    jobs = [job for finding in found for cell in finding.cells for job in cell.cell.jobs]
+    tabled = {job.path for job in jobs} | {job.after.path for job in jobs if job.after is not None}
+    others = [_told(path, runs) for path in _run_folders(runs) if path not in tabled]
+    names = {"name": "run", "recipe": "recipe", "how": "computed", "state": "test error, %"}
+    rows = tuple(tuple(Text(told.get(name, "")) for name in names) for told in others)
+    return Table(tuple(names.values()), rows) if rows else None
+
+
 def _all_runs(runs: Path, out: Path) -> list[dict[str, Any]]:
-    """Every run with links, relative to the page, to what it was; one that cannot be read says why."""
+    """Every run with links, relative to the page, to what it was."""
     found = []
     for path in _run_folders(runs):
-        told: dict[str, Any] = {"name": path.relative_to(runs).as_posix(), "finished": False}
-        try:
-            told |= _told(path)
-        except Error as error:
-            told["state"] = str(error)
+        told = _told(path, runs)
         link = quote(Path(os.path.relpath(path, out.parent)).as_posix())
         names = {"recipe.json": "recipe", "env.json": "environment"}
         told["links"] = {words: f"{link}/{name}" for name, words in names.items() if (path / name).exists()}
@@ -193,7 +201,16 @@ def _all_runs(runs: Path, out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _told(path: Path, runs: Path) -> dict[str, Any]:
+    """A run's name among all, what it was and what came of it; one that cannot be read says why."""
+    told: dict[str, Any] = {"name": path.relative_to(runs).as_posix(), "finished": False}
+    try:
+        return told | _read(path)
+    except Error as error:
+        return told | {"state": str(error)}
+
+
+def _read(path: Path) -> dict[str, Any]:
     run = Run(path)
     made, environment = run.recipe, run.env if (path / "env.json").exists() else {}
     execution, versions = environment.get("execution", {}), environment.get("versions", {})

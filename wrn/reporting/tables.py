@@ -32,7 +32,10 @@ def errors(finding: Finding) -> Table:
     head = ["network", "parameters"]
     for column in finding.columns:
         head += [f"{column.title}, ours", *(["paper"] if _printed(finding) else [])]
-        head += ["difference to the first row"] if finding.choice.of.base else ["verdict"] if _compared(finding) else []
+        if finding.choice.of.base:
+            head.append("mean difference to the first row, by seed")
+        elif _compared(finding):
+            head.append("verdict")
     if finding.choice.of.times is not None:
         head += ["time, ours", "ratio", "paper's ratio"]
     return Table(tuple(head), tuple(tuple(_row(finding, row)) for row in finding.rows))
@@ -110,7 +113,7 @@ def _ours(cell: CellFinding) -> Text:
     if len(values) > 1:
         words += f" ({min(values):.2f} to {max(values):.2f}; n = {len(values)})"
     if len(values) > 2:
-        words += f", 90% [{found.low:.2f}, {found.high:.2f}]"
+        words += f", {found.confidence:.0%} [{found.low:.2f}, {found.high:.2f}]"
     return Text(f"{words}; {others}" if others else words)
 
 

@@ -1,5 +1,6 @@
 """`wrn reproduce` and `wrn report`: parse, call, print. No torch until something is run."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from wrn.display import tell
 from wrn.errors import Error, UsageError
-from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option
+from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option, words_of
 
 Arithmetic = Annotated[Literal["fp32", "tf32", "bf16"], arg(help="arithmetic of training", metavar="fp32|tf32|bf16")]
 Version = Annotated[
@@ -69,9 +70,19 @@ def tune(
     if trials < 1:
         raise UsageError(f"--trials {trials}: must be at least 1")
     fields = {"recipe": recipe, **fields_of(flags)}
-    how = How(device, workers, root)
-    found = tune_dropout(model, data, fields, trials, seed, precision, out, how, tell)
-    print(f"{what} {found:g} has the lowest validation error; wrn train {model} --data {data} --dropout {found:g}")
+    found = tune_dropout(model, data, fields, trials, seed, precision, out, How(device, workers, root), tell)
+    # Without the validation split: what it held out is trained on again
+    same = {
+        "data": data,
+        **fields,
+        "val": None,
+        "dropout": found,
+        "precision": precision,
+        "device": device,
+        "root": root,
+    }
+    words = words_of({name: value for name, value in same.items() if value is not None})
+    print(f"{what} {found:g} has the lowest validation error; wrn train {shlex.join([model, *words])}")
 
 
 def report(

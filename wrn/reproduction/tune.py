@@ -6,6 +6,7 @@ from typing import Any
 
 from wrn.data.catalog import label
 from wrn.errors import Error, UsageError
+from wrn.models.names import parse
 from wrn.recipes import recipe
 from wrn.reporting.markdown import table
 from wrn.reporting.tables import Table, Text
@@ -28,17 +29,22 @@ def tune_dropout(
     """The dropout in 0, 0.05, …, 0.6 with the lowest validation error among so many trials, each a run.
 
     Trials are kept in `<out>/tune`, so that the same command continues and more trials add to them. The test set plays
-    no part. Raises ValueError for a recipe without a validation split, wrn.Error if a run fails.
+    no part. Raises ValueError for a recipe without a validation split or a network without dropout, wrn.Error if a run
+    fails.
     """
     try:
         import optuna
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise Error("wrn tune: needs optuna; install it with pip install 'wrn[tune]'") from error
-    if not fields.get("val"):
+        raise Error("wrn tune: needs optuna; pip install optuna") from error
+    base = recipe(model, data=data, **fields)
+    if "dropout" in fields:
+        raise UsageError("wrn tune dropout: is to choose the dropout itself; leave --dropout out")
+    if not parse(base.model, base.depth_rule).dropout:
+        raise UsageError(f"wrn tune dropout: {base.model} has none; take a network with dropout, such as wrn-16-4")
+    if not base.val:
         raise UsageError("wrn tune: needs a validation split, so that the test set is not used; add --val 5000")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    base = recipe(model, data=data, **fields)
     name = f"dropout-{base.model}-{label(data)}-{base.hash}-{precision}-seed{seed}"
     journal = Path(out) / "tune" / f"{name}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)

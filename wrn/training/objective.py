@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.errors import UsageError
+from wrn.evaluation import bare
 from wrn.models.comparators.dsn import DSN
 from wrn.models.comparators.elu import ELUNet
 from wrn.models.comparators.fitnet import FitNet, MaxoutConv
 from wrn.models.rules import LayerRule
 from wrn.randomness import key
 from wrn.recipes import Recipe
-from wrn.training.teacher import bare
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 

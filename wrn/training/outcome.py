@@ -134,8 +134,9 @@ def first_line(recipe: Recipe, run: Run, seed: int, data: Dataset, execution: Ex
     changes = ", ".join(f"{name} {_text(change['here'])}" for name, change in recipe.deviations().items())
     named = f"{recipe.recipe} but {changes}" if changes else recipe.recipe
     held_out = f" + {len(data.val):,} to validate" if data.val is not None else ""
+    images = f"{len(data.train):,}{held_out} + {len(data.test):,} images of {recipe.image_size}x{recipe.image_size}"
     return (
-        f"{begun} {recipe.model} on {recipe.data} ({len(data.train):,}{held_out} + {len(data.test):,} images, "
+        f"{begun} {recipe.model} on {recipe.data} ({images}, "
         f"{len(data.classes)} classes, {recipe.preprocess}, augment {recipe.augment}); recipe {named}; seed {seed}; "
         f"{execution.in_words()}; in {run.path}"
     )

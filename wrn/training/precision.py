@@ -148,7 +148,7 @@ def choose(
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    known = _known_device(device)
+    known = known_device(device)
     if precision not in (None, *get_args(Precision)):
         raise UsageError(f"precision {precision!r}: must be fp32, tf32 or bf16")
     if precision == "tf32" and not (known.type == "cuda" and multiplies_bf16(known)):
@@ -184,18 +184,19 @@ def recorded(fields: dict[str, Any]) -> Execution:
             raise TypeError(f"threads is {execution.threads}")
     except TypeError as error:
         raise Error(f"env.json: damaged, or of another version ({error}); start over with --fresh") from error
-    _known_device(execution.device)
+    known_device(execution.device)
     if execution.native and execution.kind:
         library(execution.kind)
     return execution
 
 
-def _known_device(device: str) -> torch.device:
+def known_device(device: str | torch.device) -> torch.device:
+    """The device of that name. Raises ValueError for one that is none, or is not on this machine."""
     try:
         known = torch.device(device)
     except RuntimeError:
-        raise UsageError(f"device {device!r}: no such device; write cpu, cuda, cuda:1 or mps") from None
+        raise UsageError(f"device '{device}': no such device; write cpu, cuda, cuda:1 or mps") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (known.index or 0) >= count.get(known.type, 0):
-        raise UsageError(f"device {device!r}: not on this machine, or torch was built without it; try --device cpu")
+        raise UsageError(f"device '{device}': not on this machine, or torch was built without it; try --device cpu")
     return known

@@ -20,6 +20,7 @@ from wrn.data.preprocess import WholeImage
 from wrn.display import Log, seconds_of
 from wrn.environment import environment
 from wrn.errors import Error, UsageError
+from wrn.evaluation import bare
 from wrn.files import write_whole
 from wrn.hardware import multiplies_bf16
 from wrn.native.library import lacking
@@ -32,7 +33,7 @@ from wrn.training.interruption import interruption, undisturbed
 from wrn.training.loop import Training
 from wrn.training.objective import must_do_without_teacher
 from wrn.training.precision import Execution, choose, recorded
-from wrn.training.teacher import bare, named, teacher_of
+from wrn.training.teacher import named, teacher_of
 
 
 @undisturbed()

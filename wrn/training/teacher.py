@@ -8,6 +8,7 @@ from torch import nn
 from wrn import weights
 from wrn.data.batching import Dataset
 from wrn.errors import Error, UsageError
+from wrn.evaluation import bare, preprocess_of
 from wrn.recipes import Recipe
 
 _IN_MEMORY = "in-memory:"
@@ -25,7 +26,7 @@ def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Mod
     run that is not finished and for a teacher in memory that was not given again.
     """
     if given is not None:
-        _must_fit(getattr(given, "preprocess", None), getattr(given, "classes", None), None, recipe, data)
+        _must_fit(preprocess_of(given), getattr(given, "classes", None), None, recipe, data)
         return copy.deepcopy(bare(given))  # the caller's stays where and as it is
     if recipe.teacher is None:
         return None
@@ -36,13 +37,6 @@ def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Mod
     header = weights.header_of(recipe.teacher)
     _must_fit(weights.preprocess_of(recipe.teacher), header["classes"], header["image_size"], recipe, data)
     return weights.network_of(recipe.teacher)
-
-
-def bare(teacher: nn.Module) -> nn.Module:
-    """The network without its preprocessing, if it is one of `wrn.load`."""
-    network = getattr(teacher, "network", teacher)
-    assert isinstance(network, nn.Module)
-    return network
 
 
 def _must_fit(preprocess: Any, classes: Any, image_size: int | None, recipe: Recipe, data: Dataset) -> None:

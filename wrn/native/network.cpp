@@ -1,0 +1,138 @@
+// A network in one call, fp32: a list of layers that are walked through, so that small networks do not spend their time on
+// calls. Tensors are (N, H, W, C) in memory.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include <omp.h>
+
+#include "vectors.h"
+
+extern "C" void winograd_convolve(
+    const float* x, const float* weight, int64_t weight_step, float* y, int64_t images, int64_t height, int64_t width,
+    int64_t channels, int64_t out, const float* bias, const float* shortcut, int64_t relu);
+extern "C" void scale_shift_relu(
+    const float* x, float* y, int64_t rows, int64_t channels, const float* scale, const float* shift);
+
+constexpr int64_t WIDE = 16;  // outputs of a product
+constexpr int64_t ROWS = 6;   // places of a product: 6 x 16 sums are what the registers hold
+constexpr int64_t GROUPS = 8;  // products whose inputs stay in the caches while all outputs are made of them
+constexpr int64_t TAPS = 9;    // of a 3x3 kernel
+
+// Adds, for ROWS places, the products of their `channels` numbers with a panel of the weight.
+static inline void add_products(const float* const* places, const float* panel, int64_t channels, v8 (&sum)[ROWS][2]) {
+    for (int64_t c = 0; c < channels; c++) {
+        const v8 low = load(panel + c * WIDE), high = load(panel + c * WIDE + 8);
+#pragma GCC unroll 6
+        for (int64_t row = 0; row < ROWS; row++) {
+            const float value = places[row][c];
+            sum[row][0] += value * low;
+            sum[row][1] += value * high;
+        }
+    }
+}
+
+// A convolution with a square kernel of 1 or 3, padded by half of it: of x (N, H, W, in) and a weight (out / 16, kernel, kernel,
+// in, 16) to y, plus bias (out) and shortcut (like y) if not null, then ReLU if it is wanted.
+extern "C" void direct_convolve(
+    const float* x, const float* weight, float* y, int64_t images, int64_t height, int64_t width, int64_t channels, int64_t out,
+    int64_t kernel, int64_t stride, const float* bias, const float* shortcut, int64_t relu) {
+    const int64_t pad = kernel / 2, taps = kernel * kernel, panels = out / WIDE;
+    const int64_t rows = (height + 2 * pad - kernel) / stride + 1, columns = (width + 2 * pad - kernel) / stride + 1;
+    const int64_t places = images * rows * columns, at_a_time = GROUPS * ROWS, blocks = (places + at_a_time - 1) / at_a_time;
+    // Where there are few places, threads share the outputs among them, and each reads its own part of the weight
+    const int64_t threads = omp_get_max_threads(), parts = blocks < 4 * threads ? std::min(panels, threads) : 1;
+    const std::vector<float> outside(channels);  // zeros, of places beyond the map
+#pragma omp parallel for schedule(static)
+    for (int64_t task = 0; task < parts * blocks; task++) {
+        const int64_t part = task / blocks, start = task % blocks * at_a_time, end = std::min(start + at_a_time, places);
+        const float* from[GROUPS][TAPS][ROWS];
+        for (int64_t i = 0; i < at_a_time; i++) {
+            const int64_t place = std::min(start + i, end - 1);  // those beyond the last are of nobody
+            const int64_t image = place / (rows * columns);
+            const int64_t top = place / columns % rows * stride - pad, left = place % columns * stride - pad;
+            for (int64_t tap = 0; tap < taps; tap++) {
+                const int64_t row = top + tap / kernel, column = left + tap % kernel;
+                const bool inside = row >= 0 && row < height && column >= 0 && column < width;
+                from[i / ROWS][tap][i % ROWS] =
+                    inside ? x + ((image * height + row) * width + column) * channels : outside.data();
+            }
+        }
+        for (int64_t panel = panels * part / parts; panel < panels * (part + 1) / parts; panel++)
+            for (int64_t first = start; first < end; first += ROWS) {
+                v8 sum[ROWS][2] = {};
+                for (int64_t tap = 0; tap < taps; tap++)
+                    add_products(
+                        from[(first - start) / ROWS][tap], weight + (panel * taps + tap) * channels * WIDE, channels, sum);
+                for (int64_t i = 0; i < std::min(ROWS, end - first); i++)
+                    for (int64_t half = 0; half < 2; half++) {
+                        const int64_t c = panel * WIDE + 8 * half, at = (first + i) * out + c;
+                        v8 v = sum[i][half];
+                        if (bias) v += load(bias + c);
+                        if (shortcut) v += load(shortcut + at);
+                        if (relu) v = v < 0.0f ? v8{} : v;  // a NaN stays one
+                        store(y + at, v);
+                    }
+            }
+    }
+}
+
+// Of x (N, places, C) the means over places, (N, C).
+static void means(const float* x, int64_t images, int64_t places, int64_t channels, float* made) {
+    for (int64_t image = 0; image < images; image++)
+        for (int64_t c = 0; c < channels; c += 8) {
+            v8 sum = {};
+            for (int64_t place = 0; place < places; place++) sum += load(x + (image * places + place) * channels + c);
+            store(made + image * channels + c, sum / static_cast<float>(places));
+        }
+}
+
+enum Kind : int64_t { SCALE_SHIFT_RELU, CONVOLUTION };
+
+// Weights are places in an array of all, or negative. Maps are numbered: 0 to 2 are room of the network's own, negative ones
+// are what it is given.
+struct Layer {
+    int64_t kind, from, to, channels, out, kernel, stride;
+    int64_t weight;  // of SCALE_SHIFT_RELU scale, then shift
+    int64_t winograd, winograd_step;
+    int64_t bias, adds, relu;  // adds: whether to what lies where y is to be
+    int64_t height, width;
+};
+
+constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading Winograd's weight, four times as large
+
+static void run(
+    const Layer& layer, int64_t images, const float* from, const float* weights, float* to) {
+    const int64_t height = layer.height, width = layer.width, channels = layer.channels;
+    const float* weight = weights + layer.weight;
+    if (layer.kind == SCALE_SHIFT_RELU) {
+        scale_shift_relu(from, to, images * height * width, channels, weight, weight + channels);
+        return;
+    }
+    const float* bias = layer.bias < 0 ? nullptr : weights + layer.bias;
+    const float* shortcut = layer.adds ? to : nullptr;
+    const bool tiles = height % 4 == 0 && width % 4 == 0 && images * height * width >= 16 * LEAST_TILES;
+    if (layer.winograd >= 0 && tiles)
+        winograd_convolve(
+            from, weights + layer.winograd, layer.winograd_step, to, images, height, width, channels, layer.out, bias, shortcut,
+            layer.relu);
+    else
+        direct_convolve(
+            from, weight, to, images, height, width, channels, layer.out, layer.kernel, layer.stride, bias, shortcut, layer.relu);
+}
+
+// Of x (N, H, W, C), `at_a_time` images at a time, through all layers, and of the last map, which is `places` large, the means
+// over its places: (N, C'). `maps` has room for three of `room` numbers each.
+extern "C" void run_network(
+    const Layer* layers, int64_t count, int64_t images, int64_t at_a_time, const float* x, const float* weights, float* maps,
+    int64_t room, int64_t places, float* features) {
+    const Layer &first = layers[0], &last = layers[count - 1];
+    for (int64_t start = 0; start < images; start += at_a_time) {
+        const int64_t now = std::min(at_a_time, images - start);
+        const float* given = x + start * first.height * first.width * first.channels;
+        for (const Layer* layer = layers; layer < layers + count; layer++)
+            run(*layer, now, layer->from < 0 ? given : maps + layer->from * room, weights, maps + layer->to * room);
+        means(maps + last.to * room, now, places, last.out, features + start * last.out);
+    }
+}

@@ -1,0 +1,118 @@
+"""A network as a list of layers, which `network.cpp` walks through in one call: fp32, on CPUs, without gradients."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wrn.native import winograd
+from wrn.native.library import library, numbers, pointer
+
+INPUT = -1  # where a layer reads what the network is given; else 0, 1 or 2, a map
+_MAPS = 3
+_ROOM = 64 << 20  # bytes for all maps; of more images some are computed at a time
+_SCALE_SHIFT_RELU, _CONVOLUTION = range(2)
+
+
+class _Layer(NamedTuple):
+    """As in `network.cpp`, in this order; weights are places in the program's array, or -1."""
+
+    kind: int
+    source: int
+    target: int
+    channels: int
+    out: int
+    kernel: int
+    stride: int
+    weight: int
+    winograd: int = -1
+    winograd_step: int = 0
+    bias: int = -1
+    adds: bool = False
+    relu: bool = True
+    height: int = 0  # of the source, once that is known
+    width: int = 0
+
+    def after(self, side: int) -> int:
+        """What becomes of a map's side, padded by half the kernel."""
+        return (side + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1
+
+
+class Program:
+    """Layers in the order they run, complete with `finish`. All their numbers lie in one array."""
+
+    def __init__(self) -> None:
+        self._layers: list[_Layer] = []
+        self._parts: list[Tensor] = []
+        self._weights = torch.empty(0)
+        self._spare: list[Tensor] = []  # room for maps, from call to call, so that it is not faulted in each time
+        self._laid_out: dict[tuple[int, int], tuple[Tensor, int, int]] = {}
+
+    def scale_shift_relu(self, source: int, target: int, scale: Tensor, shift: Tensor) -> None:
+        """max(0, x * scale + shift), with (C,) each, C a multiple of 16."""
+        weight = self._place(torch.cat([scale, shift]))
+        self._layers.append(_Layer(_SCALE_SHIFT_RELU, source, target, len(scale), len(scale), 1, 1, weight))
+
+    def convolution(
+        self,
+        source: int,
+        target: int,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int = 1,
+        adds: bool = False,
+        relu: bool = False,
+    ) -> None:
+        """By a weight (out, in, k, k), k 1 or 3, out a multiple of 16; `adds` to what the target holds; ReLU last."""
+        out, channels, kernel = weight.shape[:3]
+        assert kernel in (1, 3) and out % 16 == 0
+        panels = self._place(weight.reshape(out // 16, 16, channels, kernel, kernel).permute(0, 3, 4, 2, 1))
+        tiles, step = -1, 0
+        if kernel == 3 and stride == 1 and channels % 8 == 0 and channels >= winograd.LEAST_CHANNELS:
+            made = winograd.prepared(weight)
+            tiles, step = self._place(made), made.stride(0)
+        places = panels, tiles, step, -1 if bias is None else self._place(bias)
+        self._layers.append(
+            _Layer(_CONVOLUTION, source, target, channels, out, kernel, stride, *places, adds=adds, relu=relu)
+        )
+
+    def _place(self, part: Tensor) -> int:
+        """Where it will be in the array, at a multiple of 64 bytes."""
+        place = sum(map(len, self._parts))
+        self._parts.append(F.pad(part.detach().float().flatten(), (0, -part.numel() % 16)))
+        return place
+
+    def finish(self) -> None:
+        """No more layers."""
+        self._weights, self._parts = torch.cat(self._parts), []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of x (N, C, H, W), fp32 in channels_last layout, the means over places of what the layers give: (N, C')."""
+        table, room, places = self._for(x.shape[2], x.shape[3])
+        at_a_time = max(min(_ROOM // (4 * _MAPS * room), len(x)), 1)
+        try:
+            maps = self._spare.pop()  # so that no other thread's call has it
+        except IndexError:
+            maps = torch.empty(0)
+        if len(maps) < _MAPS * room * at_a_time:
+            maps = torch.empty(_MAPS * room * at_a_time)
+        features = torch.empty(len(x), self._layers[-1].out)
+        library("fp32").run_network(
+            pointer(table), *numbers(len(table), len(x), at_a_time), *map(pointer, (x, self._weights, maps)),
+            *numbers(room * at_a_time, places), pointer(features),
+        )  # fmt: skip
+        self._spare = [maps]
+        return features
+
+    def _for(self, height: int, width: int) -> tuple[Tensor, int, int]:
+        """For images of that size: the layers as C++ takes them, an image's room in a map, places in the last one."""
+        if (height, width) not in self._laid_out:
+            sides, layers, room = {INPUT: (height, width)}, [], 0
+            for layer in self._layers:
+                before = sides[layer.source]
+                layers.append(layer._replace(height=before[0], width=before[1]))
+                after = sides[layer.target] = layer.after(before[0]), layer.after(before[1])
+                room = max(room, -(-layer.out * after[0] * after[1] // 16) * 16)
+            self._laid_out[height, width] = torch.tensor(layers), room, after[0] * after[1]
+        return self._laid_out[height, width]
