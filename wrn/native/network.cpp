@@ -48,16 +48,16 @@ extern "C" void direct_convolve(
     for (int64_t task = 0; task < parts * blocks; task++) {
         const int64_t part = task / blocks, start = task % blocks * at_a_time, end = std::min(start + at_a_time, places);
         const float* from[GROUPS][TAPS][ROWS];
-        for (int64_t i = 0; i < at_a_time; i++) {
-            const int64_t place = std::min(start + i, end - 1);  // those beyond the last are of nobody
-            const int64_t image = place / (rows * columns);
-            const int64_t top = place / columns % rows * stride - pad, left = place % columns * stride - pad;
-            for (int64_t tap = 0; tap < taps; tap++) {
-                const int64_t row = top + tap / kernel, column = left + tap % kernel;
-                const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-                from[i / ROWS][tap][i % ROWS] =
-                    inside ? x + ((image * height + row) * width + column) * channels : outside.data();
-            }
+        int64_t image = start / (rows * columns), row = start / columns % rows, column = start % columns;
+        for (int64_t i = 0; i < at_a_time; i++) {  // those beyond the last are of nobody
+            const float** to = &from[i / ROWS][0][i % ROWS];
+            for (int64_t y_ = row * stride - pad; y_ < row * stride - pad + kernel; y_++)
+                for (int64_t x_ = column * stride - pad; x_ < column * stride - pad + kernel; x_++, to += ROWS) {
+                    const bool inside = y_ >= 0 && y_ < height && x_ >= 0 && x_ < width && image < images;
+                    *to = inside ? x + ((image * height + y_) * width + x_) * channels : outside.data();
+                }
+            if (++column == columns) column = 0, row++;
+            if (row == rows) row = 0, image++;
         }
         for (int64_t panel = panels * part / parts; panel < panels * (part + 1) / parts; panel++)
             for (int64_t first = start; first < end; first += ROWS) {

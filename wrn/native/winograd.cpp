@@ -70,6 +70,7 @@ static inline void weight_gradient_pass(const v8* u, int from, v8* w, int to) {
 constexpr int64_t WIDE = 16;     // outputs of a product
 constexpr int64_t ROWS = 6;      // tiles of a product: 6 x 16 sums are what the registers hold
 constexpr int64_t COLUMNS = 64;  // outputs that are made of them at a time
+constexpr int64_t SMALL = 1 << 16;  // numbers of a weight that a core's second cache holds beside all else
 
 // Of a weight (out, 3, 3, in): 36 times (panels, in, 16), panels of 16 outputs, zeros beyond the last. `turned`, for the gradient
 // of the input: the weight turned by half a turn, outputs and inputs exchanged.
@@ -184,17 +185,23 @@ extern "C" void winograd_convolve(
     const float* x, const float* weight, int64_t weight_step, float* y, int64_t images, int64_t height, int64_t width,
     int64_t channels, int64_t out, const float* bias, const float* shortcut, int64_t relu) {
     const Map input{images, height, width, channels}, output{images, height, width, out};
+    const int64_t tiles = input.tiles(), panels = (out + WIDE - 1) / WIDE, threads = omp_get_max_threads();
     // Tiles whose transforms a core's second cache holds; twice as many where the weight fits into no cache
-    const int64_t at_a_time = channels < 512 ? 24 : 48;
-    const int64_t panels = (out + WIDE - 1) / WIDE, blocks = (input.tiles() + at_a_time - 1) / at_a_time;
-    // Where there are few tiles, threads share the outputs among them, and each reads its own part of the weight
-    const int64_t threads = omp_get_max_threads(), parts = blocks < 4 * threads ? std::min(panels, threads) : 1;
-    const int64_t step = at_a_time * channels + 16, sums_step = at_a_time * COLUMNS + 16;  // no two at one place of a cache
+    const int64_t most = channels < 512 ? 24 : 48;
+    int64_t blocks = (tiles + most - 1) / most, parts = 1;
+    if (blocks < 4 * threads) {  // few: each thread gets as many, or its part of the outputs, whose weight it reads alone
+        if (36 * channels * out <= SMALL) blocks = (blocks + threads - 1) / threads * threads;
+        else parts = std::min(panels, threads);
+    }
+    const int64_t at_a_time = (tiles + blocks - 1) / blocks;
+    blocks = (tiles + at_a_time - 1) / at_a_time;
+    const int64_t rows = (at_a_time + ROWS - 1) / ROWS * ROWS;  // those beyond the last tile are of nobody
+    const int64_t step = rows * channels + 16, sums_step = rows * COLUMNS + 16;  // no two at one place of a cache
     const std::vector<float> outside(channels);
 #pragma omp parallel for schedule(static)
     for (int64_t task = 0; task < parts * blocks; task++) {
         const int64_t part = task / blocks, start = task % blocks * at_a_time;
-        const int64_t count = std::min(at_a_time, input.tiles() - start);
+        const int64_t count = std::min(at_a_time, tiles - start);
         float *made = scratch(36 * (step + sums_step)), *sums = made + 36 * step;
         for (int64_t i = 0; i < count; i++)
             input_tile(input, x, outside.data(), start + i, [=](int64_t c) { return made + i * channels + c; }, step);
@@ -203,7 +210,7 @@ extern "C" void winograd_convolve(
             const int64_t last = std::min(first + COLUMNS / WIDE, end);
             for (int64_t k = 0; k < 36; k++)
                 for (int64_t panel = first; panel < last; panel++)
-                    for (int64_t i = 0; i < count; i += ROWS)  // those beyond the last tile are of nobody
+                    for (int64_t i = 0; i < count; i += ROWS)
                         product(
                             made + k * step + i * channels, channels, weight + k * weight_step + panel * channels * WIDE, channels,
                             sums + k * sums_step + i * COLUMNS + (panel - first) * WIDE);
