@@ -49,12 +49,13 @@ extern "C" void direct_convolve(
         const int64_t part = task / blocks, start = task % blocks * at_a_time, end = std::min(start + at_a_time, places);
         const float* from[GROUPS][TAPS][ROWS];
         int64_t image = start / (rows * columns), row = start / columns % rows, column = start % columns;
-        for (int64_t i = 0; i < at_a_time; i++) {  // those beyond the last are of nobody
-            const float** to = &from[i / ROWS][0][i % ROWS];
-            for (int64_t y_ = row * stride - pad; y_ < row * stride - pad + kernel; y_++)
-                for (int64_t x_ = column * stride - pad; x_ < column * stride - pad + kernel; x_++, to += ROWS) {
-                    const bool inside = y_ >= 0 && y_ < height && x_ >= 0 && x_ < width && image < images;
-                    *to = inside ? x + ((image * height + y_) * width + x_) * channels : outside.data();
+        for (int64_t place = 0; place < at_a_time; place++) {  // those beyond the last are of nobody
+            const float** to = &from[place / ROWS][0][place % ROWS];
+            const int64_t top = row * stride - pad, left = column * stride - pad;
+            for (int64_t i = top; i < top + kernel; i++)
+                for (int64_t j = left; j < left + kernel; j++, to += ROWS) {
+                    const bool inside = i >= 0 && i < height && j >= 0 && j < width && image < images;
+                    *to = inside ? x + ((image * height + i) * width + j) * channels : outside.data();
                 }
             if (++column == columns) column = 0, row++;
             if (row == rows) row = 0, image++;
@@ -102,8 +103,7 @@ struct Layer {
 
 constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading Winograd's weight, four times as large
 
-static void run(
-    const Layer& layer, int64_t images, const float* from, const float* weights, float* to) {
+static void run(const Layer& layer, int64_t images, const float* from, const float* weights, float* to) {
     const int64_t height = layer.height, width = layer.width, channels = layer.channels;
     const float* weight = weights + layer.weight;
     if (layer.kind == SCALE_SHIFT_RELU) {
