@@ -89,6 +89,7 @@ def test_bench_train(run_wrn, tmp_path):
     assert all(row["contestant"].startswith(name) for row, name in zip(found["rows"], names, strict=True))
     for row in others:
         assert own[f"times {row['contestant']}"] == pytest.approx(row["ms"] / own["ms"], abs=0.006)
+    assert own["share_of_bare_convolutions"] == pytest.approx(own["bare_convolutions_ms"] / own["ms"], abs=0.002)
     assert 0 < own["share_of_bare_convolutions"] < 1.5, "timed apart from the step, whose part they are"
     assert own["images_per_second"] == pytest.approx(32_000 / own["ms"], rel=0.01)
 

@@ -61,7 +61,6 @@ def test_help(run_wrn, command):
         (["train", "vrn-16-4", "--data", "digits"], "did you mean wrn-16-4"),
         (["train", "wrn-16-4", "--data", "digits", "--dropout", "1"], "[0, 1)"),
         (["train", "wrn-16-4", "--data", "digits", "--recipe", "papers"], "did you mean paper"),
-        (["train", "wrn-16-4", "--data", "digits", "--epochs", "None"], "'None'"),
         (["data", "show", "digits", "--out", "sheet.jpg"], "is a PNG"),
         (["trian"], "did you mean train"),
         (["info", "wrn-40-2-b131"], "--depth-rule"),
@@ -72,6 +71,11 @@ def test_usage_errors_are_one_line_and_exit_2(run_wrn, words, says):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("wrn: error: ")
     assert says in err
+
+
+@pytest.mark.parametrize("words", [("--epochs", "None"), ("--augment=None",), ("--precision", "None")])
+def test_none_is_no_value(run_wrn, words):
+    assert run_wrn("train", "wrn-10-1", "--data", "digits", *words)[0] == 2
 
 
 def test_unknown_flags_exit_2(run_wrn):

@@ -1,6 +1,7 @@
 """Networks prepared for use alone answer as the ones they were made from."""
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_folded_is_unfolded(name, fields):
 def test_native_is_the_network(name, fields, sides):
     network = trained(name, **fields)
     images = torch.randn(5, fields.get("in_channels", 3), *sides, generator=torch.Generator().manual_seed(0))
-    native = copy.deepcopy(NativeWRN(network))  # a copy has its own numbers
+    native = NativeWRN(copy.deepcopy(network))  # whose classifier becomes float64 below
     alone, together = native(images[:1]), native(images)
     with torch.no_grad():
         exact = network.double()(images.double())
@@ -89,8 +90,33 @@ def test_native_is_the_network(name, fields, sides):
 
 
 @needs_avx2
+def test_native_takes_any_layout_and_nothing_else():
+    network = trained("wrn-10-1")
+    native, images = NativeWRN(network), torch.randn(6, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    strided = images.contiguous(memory_format=torch.channels_last)
+    for part in (strided[:, :, 2:34, 1:33], strided[::2], strided.double(), images[:0], images[4:]):
+        with torch.no_grad():
+            assert torch.allclose(native(part), network(part.float()), atol=1e-3)
+    for wrong in (images[:, :1], images[0], images.to("meta")):
+        with pytest.raises(ValueError, match="must be"):
+            native(wrong)
+    expected = native(images)
+    for again in (copy.deepcopy(native), pickle.loads(pickle.dumps(native))):
+        assert not again.program._spare
+        assert torch.equal(again(images), expected)
+    torch.set_default_dtype(torch.float16)  # what is not said to be fp32 would be half as large
+    try:
+        assert torch.equal(NativeWRN(network)(images), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@needs_avx2
 def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_images_fit(monkeypatch):
-    native, images = NativeWRN(trained("wrn-10-1")), torch.randn(9, 3, 32, 32)
+    native, images = (
+        NativeWRN(trained("wrn-10-1")),
+        torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+    )
     threads, together = torch.get_num_threads(), native(images)
     torch.set_num_threads(threads + 1)
     try:

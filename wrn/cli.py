@@ -272,7 +272,7 @@ def data_show(
     if rows < 1:
         raise UsageError(f"--rows {rows}: must be at least 1")
     if out is not None and Path(out).suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: the sheet is a PNG; give a name that ends so")
+        raise UsageError(f"--out {out}: the sheet is a PNG; give a name such as sheet.png")
     fields: dict[str, Any] = {
         "preprocess": preprocess,
         "augment": augment,
@@ -338,8 +338,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if strange := [word for word in words if any("\ud800" <= letter <= "\udfff" for letter in word)]:
             raise UsageError(f"{strange[0]!r}: is not UTF-8; rename the file or folder")
-        if "None" in words:  # which the parser takes wherever a flag may be left out
-            raise UsageError("'None': is no value; leave out what has none")
         if words[0] == "--version":
             from wrn import __version__
 
@@ -358,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
             if commands is COMMANDS
             else COMMANDS[program.removeprefix("wrn ")].__doc__,
             args=words,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
         )
         sys.stdout.flush()  # what cannot be printed is a failure too, but where nobody reads any more
     except (Error, OSError, KeyboardInterrupt, MemoryError) as error:

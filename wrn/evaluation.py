@@ -37,7 +37,8 @@ def evaluate(
     """Score `model` on all of `split`; leaves it in the mode it was in. `between` is called before each batch.
 
     `model`: a network, of preprocessed images, or one of `wrn.load`, whose own preprocessing must be the split's.
-    Raises ValueError where it is not: the data set is then made by `wrn.dataset(…, fitted=model.preprocess)`.
+    Raises ValueError where it is not: the data set is then made by `wrn.dataset(…, fitted=model.preprocess)`. Classes
+    are not compared: they must be the network's, in its order.
     """
     own = preprocess_of(model)
     if own is not None and own.constants() != split.preprocess.constants():

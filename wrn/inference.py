@@ -151,7 +151,7 @@ class NativeWRN(nn.Module):
     @torch.inference_mode()
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: (N, C, H, W) -> (N, 64k), float32."""
-        return self.program(x.to(torch.float32, memory_format=torch.channels_last))
+        return self.program(x)
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:

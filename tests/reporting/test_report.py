@@ -24,12 +24,14 @@ def test_the_interval_of_a_mean_is_students():
     assert (found.low, found.high) == (pytest.approx(5.1 - half, abs=1e-4), pytest.approx(5.1 + half, abs=1e-4))
 
 
-@pytest.mark.parametrize("runs", [3, 4, 5, 9])
+@pytest.mark.parametrize("runs", [3, 5, 6, 9])
 def test_the_interval_of_a_median_covers_it_as_often_as_it_says(runs):
     draw = np.random.default_rng(0)
     found = [statistics.median(draw.normal(5, 1, runs).tolist()) for _ in range(300)]
     covered = np.mean([each.low <= 5 <= each.high for each in found])
-    assert covered == pytest.approx(np.mean([each.confidence for each in found]), abs=0.06)  # 2.5 deviations of 300
+    said = np.mean([each.confidence for each in found])
+    assert covered > said - 0.06  # 2.5 deviations of 300
+    assert covered < said + (0.06 if runs % 2 else 0.16)  # between two runs where their number is even: at least
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_every_cell_is_right(folder):
         "undecided (±0.3, 1 run)",
     ]
     assert cells["wrn-40-2-b3333"][1:] == ["1 failed; 2 missing", "5.93", ""]
-    assert cells["two convolutions are best"][:2] == ["not decided (1 of 3 comparisons not run)", "held"]
+    assert cells["two convolutions are best"][:2] == ["not decided (1 of 3 comparisons missing)", "held"]
     assert "wrn-40-2-b3 - wrn-40-2 on CIFAR-10: +1.30 [" in cells["two convolutions are best"][2]
 
 
@@ -169,7 +171,7 @@ def test_times_are_kept_apart_by_precision_and_joined_row_by_row(tmp_path):
     keep(plan.choose("fig4", precision="bf16"), **{"wrn-40-4": 10.0, "pre-resnet-1001": 9.0})
     (claim,) = find(choice, tmp_path).claims
     assert (claim.verdict, claim.figures) == (
-        "not decided (1 of 2 comparisons not run)",
+        "not decided (1 of 2 comparisons missing)",
         ("pre-resnet-1001 : wrn-40-4 = 7.50",),
     )
     keep(choice, **{"wrn-40-4": 10.0, "pre-resnet-1001": 75.0, "wrn-28-10": 46.0})
@@ -271,4 +273,4 @@ def test_runs_of_no_table_are_listed_too(folder):
     pretend(job, 1.25)
     told = in_another_process(folder)
     _, _, *others = table_of(told, "Other runs").items()
-    assert others == [(job.name, ["paper but epochs 4", "cpu fp32", "1.25"])]
+    assert others == [(job.name, ["wrn-10-1 on digits, seed 0", "paper but epochs 4", "cpu fp32", "1.25"])]

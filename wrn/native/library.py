@@ -112,3 +112,8 @@ def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
 def numbers(*values: int) -> tuple[ctypes.c_int64, ...]:
     """As C++ takes them."""
     return tuple(ctypes.c_int64(value) for value in values)
+
+
+def floats(*sizes: int) -> torch.Tensor:
+    """Room for fp32 numbers on the CPU, whatever torch makes where it is not told."""
+    return torch.empty(sizes, dtype=torch.float32, device="cpu")

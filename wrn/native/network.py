@@ -1,13 +1,14 @@
 """A network as a list of layers, which `network.cpp` walks through in one call: fp32, on CPUs, without gradients."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrn.errors import UsageError
 from wrn.native import winograd
-from wrn.native.library import library, numbers, pointer
+from wrn.native.library import floats, library, numbers, pointer
 
 INPUT = -1  # where a layer reads what the network is given; else 0, 1 or 2, a map
 _MAPS = 3
@@ -45,7 +46,7 @@ class Program:
     def __init__(self) -> None:
         self._layers: list[_Layer] = []
         self._parts: list[Tensor] = []
-        self._weights = torch.empty(0)
+        self._weights = floats(0)
         self._spare: list[Tensor] = []  # room for maps, from call to call, so that it is not faulted in each time
         self._laid_out: dict[tuple[int, int], tuple[Tensor, int, int]] = {}
 
@@ -65,7 +66,7 @@ class Program:
         relu: bool = False,
     ) -> None:
         """By a weight (out, in, k, k), k 1 or 3, out a multiple of 16; `adds` to what the target holds; ReLU last."""
-        out, channels, kernel = weight.shape[:3]
+        weight, (out, channels, kernel) = weight.float(), weight.shape[:3]
         assert kernel in (1, 3) and out % 16 == 0
         panels = self._place(weight.reshape(out // 16, 16, channels, kernel, kernel).permute(0, 3, 4, 2, 1))
         tiles, step = -1, 0
@@ -83,21 +84,28 @@ class Program:
         self._parts.append(F.pad(part.detach().float().flatten(), (0, -part.numel() % 16)))
         return place
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_spare": []}
+
     def finish(self) -> None:
         """No more layers."""
         self._weights, self._parts = torch.cat(self._parts), []
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of x (N, C, H, W), fp32 in channels_last layout, the means over places of what the layers give: (N, C')."""
+        """Of x (N, C, H, W) the means over places of what the layers give: (N, C'). Raises ValueError for another x."""
+        if x.ndim != 4 or x.shape[1] != self._layers[0].channels or x.device.type != "cpu":
+            channels = self._layers[0].channels
+            raise UsageError(f"images: {tuple(x.shape)} on {x.device}; must be (N, {channels}, H, W), on the CPU")
+        x = x.float().contiguous(memory_format=torch.channels_last)
         table, room, places = self._for(x.shape[2], x.shape[3])
         at_a_time = max(min(_ROOM // (4 * _MAPS * room), len(x)), 1)
         try:
             maps = self._spare.pop()  # so that no other thread's call has it
         except IndexError:
-            maps = torch.empty(0)
+            maps = floats(0)
         if len(maps) < _MAPS * room * at_a_time:
-            maps = torch.empty(_MAPS * room * at_a_time)
-        features = torch.empty(len(x), self._layers[-1].out)
+            maps = floats(_MAPS * room * at_a_time)
+        features = floats(len(x), self._layers[-1].out)
         library("fp32").run_network(
             pointer(table), *numbers(len(table), len(x), at_a_time), *map(pointer, (x, self._weights, maps)),
             *numbers(room * at_a_time, places), pointer(features),
@@ -114,5 +122,9 @@ class Program:
                 layers.append(layer._replace(height=before[0], width=before[1]))
                 after = sides[layer.target] = layer.after(before[0]), layer.after(before[1])
                 room = max(room, -(-layer.out * after[0] * after[1] // 16) * 16)
-            self._laid_out[height, width] = torch.tensor(layers), room, after[0] * after[1]
+            self._laid_out[height, width] = (
+                torch.tensor(layers, dtype=torch.int64, device="cpu"),
+                room,
+                after[0] * after[1],
+            )
         return self._laid_out[height, width]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation, winograd
-from wrn.native.library import Kind, has_amx, library, numbers, pointer
+from wrn.native.library import Kind, floats, has_amx, library, numbers, pointer
 
 _KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
@@ -65,7 +65,7 @@ def add(branch: Tensor, shortcut: Tensor) -> Tensor:
     fits = _fits(branch) and _fits(shortcut) and branch.shape == shortcut.shape and torch.is_grad_enabled()
     if not fits:
         return branch + shortcut
-    mean, variance = torch.empty(branch.shape[1]), torch.empty(branch.shape[1])
+    mean, variance = floats(branch.shape[1]), floats(branch.shape[1])
     total: Tensor = _Add.apply(branch, shortcut, mean, variance)
     total.statistics = (mean, variance)  # type: ignore[attr-defined]
     return total
@@ -137,7 +137,7 @@ class _BnRelu(torch.autograd.Function):
         statistics: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         count, channels = x.numel() // x.shape[1], x.shape[1]
-        mean, variance = statistics or (torch.empty(channels), torch.empty(channels))
+        mean, variance = statistics or (floats(channels), floats(channels))
         if statistics is None:
             _kernels(x).bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
         inverse = (variance + bn.eps).rsqrt()
@@ -231,8 +231,8 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Ten
     (n, channels, height, width), out = x.shape, dy.shape[1]
     sizes = numbers(n, height, width, channels, out, kernel_size, stride, torch.get_num_threads())
     kernels = library("bf16")
-    scratch = torch.empty(kernels.weight_gradient_scratch(*sizes), dtype=torch.bfloat16)
-    dw = torch.empty(out, channels, kernel_size, kernel_size, memory_format=torch.channels_last)
+    scratch = torch.empty(kernels.weight_gradient_scratch(*sizes), dtype=torch.bfloat16, device="cpu")
+    dw = floats(out, kernel_size, kernel_size, channels).permute(0, 3, 1, 2)
     kernels.weight_gradient(*map(pointer, (x, dy, dw, scratch)), *sizes)
     return dw
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation
-from wrn.native.library import library, numbers, pointer
+from wrn.native.library import floats, library, numbers, pointer
 
 LEAST_CHANNELS = 16  # below, the transforms cost more than they save
 LEAST_TILES = 16  # likewise: the weights' transform would be read for too few
@@ -58,7 +58,7 @@ def prepared(weight: Tensor, for_gradient: bool = False) -> Tensor:
     """
     out, channels = weight.shape[:2]
     a, b = (out, channels) if for_gradient else (channels, out)
-    made = torch.empty(36, -(-b // 16) * 16 * a + 16)  # no two rows begin at one place of the caches
+    made = floats(36, -(-b // 16) * 16 * a + 16)  # no two rows begin at one place of the caches
     weight = weight.contiguous(memory_format=torch.channels_last)
     sizes = numbers(made.stride(0), out, channels, int(for_gradient))
     library("fp32").winograd_weight(pointer(weight), pointer(made), *sizes)
@@ -68,7 +68,7 @@ def prepared(weight: Tensor, for_gradient: bool = False) -> Tensor:
 def convolve(x: Tensor, weight: Tensor, out: int) -> Tensor:
     """Of x (N, in, H, W) and a `prepared` weight: (N, out, H, W), both in channels_last layout."""
     n, channels, height, width = x.shape
-    y = torch.empty((n, out, height, width), memory_format=torch.channels_last)
+    y = floats(n, height, width, out).permute(0, 3, 1, 2)
     library("fp32").winograd_convolve(
         pointer(x), pointer(weight), *numbers(weight.stride(0)), pointer(y), *numbers(n, height, width, channels, out),
         pointer(None), pointer(None), *numbers(0),
@@ -82,8 +82,8 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     across = -(-channels // 16) * 16
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
     at_a_time = min(max(_CHUNK // (36 * 4 * (across + out)), 128), n * height * width // 16)
-    made, sums = torch.empty(36, at_a_time * (across + out) + 16), torch.zeros(36, out, across)
-    dw = torch.empty((out, channels, 3, 3), memory_format=torch.channels_last)
+    made, sums = floats(36, at_a_time * (across + out) + 16), floats(36, out, across).zero_()
+    dw = floats(out, 3, 3, channels).permute(0, 3, 1, 2)
     library("fp32").winograd_weight_gradient(
         pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(0)), pointer(sums),
         *numbers(at_a_time, n, height, width, channels, out),

@@ -249,7 +249,7 @@ def _together(decided: list[bool | None], figures: list[str], single: bool) -> s
     if all(decided):
         return f"held{one}"
     missing = len(decided) - len(figures)
-    return f"not decided ({missing} of {len(decided)} comparisons not run)" if missing else "not decided"
+    return f"not decided ({missing} of {len(decided)} comparisons missing)" if missing else "not decided"
 
 
 def _difference(interval: Interval) -> str:

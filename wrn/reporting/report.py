@@ -184,7 +184,7 @@ def _other_runs(runs: Path, found: Sequence[Finding]) -> Table | None:
     jobs = [job for finding in found for cell in finding.cells for job in cell.cell.jobs]
     tabled = {job.path for job in jobs} | {job.after.path for job in jobs if job.after is not None}
     others = [_told(path, runs) for path in _run_folders(runs) if path not in tabled]
-    names = {"name": "run", "recipe": "recipe", "how": "computed", "state": "test error, %"}
+    names = {"name": "run", "what": "trained", "recipe": "recipe", "how": "computed", "state": "test error, %"}
     rows = tuple(tuple(Text(told.get(name, "")) for name in names) for told in others)
     return Table(tuple(names.values()), rows) if rows else None
 
@@ -206,7 +206,7 @@ def _told(path: Path, runs: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"name": path.relative_to(runs).as_posix(), "finished": False}
     try:
         return told | _read(path)
-    except Error as error:
+    except (Error, OSError) as error:
         return told | {"state": str(error)}
 
 
@@ -222,6 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
     inexact = run.finished and run.result.get("bit_exact") is False
     how = f"{execution.get('device', '')} {execution.get('precision', '')}{', not bit-exact' if inexact else ''}"
     return {
+        "what": f"{made.model} on {made.data}, seed {run.seed}",
         "recipe": f"{made.recipe}{' but ' + changes if changes else ''}",
         "how": how.strip(),
         "versions": versions.get("torch", ""),

@@ -24,7 +24,7 @@ def median(values: Sequence[float]) -> Interval:
     """The median and its bootstrap interval (percentiles of the medians of 10,000 draws with replacement).
 
     Of few runs it reaches from the least to the most, and cannot be as sure as it is meant to be: `confidence` is what
-    it has. Of a distribution whatever, a run lies below its median in one of two cases.
+    it has at least. Of a distribution whatever, a run lies below its median in one of two cases.
     """
     draw, n = random.Random(0), len(values)
     medians = sorted(statistics.median(draw.choices(values, k=n)) for _ in range(10_000))

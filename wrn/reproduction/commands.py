@@ -71,12 +71,16 @@ def tune(
         raise UsageError(f"--trials {trials}: must be at least 1")
     fields = {"recipe": recipe, **fields_of(flags)}
     found = tune_dropout(model, data, fields, trials, seed, precision, out, How(device, workers, root), tell)
+    from wrn.recipes import recipe as named
+
     # Without the validation split: what it held out is trained on again
+    val = 0 if named(model, data=data, recipe=recipe).val else None
     same = {
         "data": data,
         **fields,
-        "val": None,
+        "val": val,
         "dropout": found,
+        "seed": seed or None,
         "precision": precision,
         "device": device,
         "root": root,

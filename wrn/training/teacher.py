@@ -15,7 +15,9 @@ _IN_MEMORY = "in-memory:"
 
 
 def named(teacher: nn.Module) -> str:
-    """What a recipe calls a teacher that is in memory."""
+    """What a recipe calls a teacher that is in memory. Raises ValueError for one that is for answers alone."""
+    if getattr(teacher, "how", "as it is") != "as it is":
+        raise UsageError("teacher: was loaded to answer fast and has no weights of its own; load it without optimize")
     return _IN_MEMORY + weights.digest(bare(teacher).state_dict())[:16]
 
 
