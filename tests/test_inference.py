@@ -57,6 +57,7 @@ def test_folded_is_unfolded(name, fields):
     assert distance(folded(images), exact) < 1e-5
     assert distance(folded.features(images), features) < 1e-5
     assert folded(images).dtype == torch.float32
+    assert torch.equal(pickle.loads(pickle.dumps(folded))(images), folded(images))
     for size in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 5):  # more batch sizes than weights are laid out for
         assert distance(folded(images.repeat(3, 1, 1, 1)[:size]), exact.repeat(3, 1)[:size]) < 1e-5
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from contextlib import suppress
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,9 @@ class _Convolution(nn.Module):
         self.bias, self.relu = None if bias is None else bias.to(kind), bias is not None
         self.geometry = ([weight.shape[2] // 2] * 2, [stride] * 2, [1, 1], 1)
         self.laid_out: dict[torch.Size, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"laid_out": {}}  # which can be neither copied nor kept
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         if x.shape not in self.laid_out:

@@ -21,15 +21,17 @@ class Interval:
 
 
 def median(values: Sequence[float]) -> Interval:
-    """The median and its bootstrap interval (percentiles of the medians of 10,000 draws with replacement).
+    """The median and its bootstrap interval: percentiles of the medians of 10,000 draws with replacement, from there
+    outwards to the next run.
 
     Of few runs it reaches from the least to the most, and cannot be as sure as it is meant to be: `confidence` is what
-    it has at least. Of a distribution whatever, a run lies below its median in one of two cases.
+    it has. Of a distribution whatever, a run lies below its median in one of two cases.
     """
     draw, n = random.Random(0), len(values)
     medians = sorted(statistics.median(draw.choices(values, k=n)) for _ in range(10_000))
     tail = round(len(medians) * (1 - CONFIDENCE) / 2)
-    low, high = medians[tail], medians[-1 - tail]
+    low = max(value for value in values if value <= medians[tail])
+    high = min(value for value in values if value >= medians[-1 - tail])
     outside = (sum(value < low for value in values), sum(value > high for value in values))
     missed = sum(math.comb(n, runs) for most in outside for runs in range(most + 1)) / 2**n
     return Interval(statistics.median(values), low, high, n, 1 - missed)
