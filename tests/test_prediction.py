@@ -57,6 +57,18 @@ def test_loaded_model_is_fp32_in_evaluation_and_differentiable_to_the_pixels(run
     torch.testing.assert_close(model(images), by_hand)
 
 
+def test_what_a_loaded_model_refuses(run):
+    images = torch.rand(2, 3, 32, 32)
+    with pytest.raises(ValueError, match="divide by 255"):
+        wrn.load(run.path)((images * 255).byte())
+    quick = wrn.load(run.path, optimize=True)
+    quick.how = "native"  # whatever is fastest here
+    with pytest.raises(ValueError, match="without optimize"):
+        quick(images.requires_grad_())
+    with torch.no_grad():
+        assert quick(images).shape == (2, 10)
+
+
 def test_a_loaded_model_is_scored_with_its_own_preprocessing_once(run):
     model = wrn.load(run.path)
     assert wrn.evaluate(model, wrn.dataset("digits").test).error == run.result["test_error"]

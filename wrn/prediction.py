@@ -45,11 +45,21 @@ class TrainedModel(nn.Module):
         self.image_size = image_size
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.preprocess(images * 255))
+        return self.network(self._preprocessed(images))
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features of RGB images in [0, 1]: (N, 3, H, W) -> (N, F)."""
-        return cast(Any, self.network).features(self.preprocess(images * 255))
+        return cast(Any, self.network).features(self._preprocessed(images))
+
+    def _preprocessed(self, images: Tensor) -> Tensor:
+        """Raises ValueError for pixels in 0..255, and for a gradient that an optimised network does not have."""
+        if not images.is_floating_point():
+            raise UsageError(
+                f"images: are {images.dtype}, must be RGB in [0, 1]; divide by 255, or give them to predict"
+            )
+        if self.how != "as it is" and images.requires_grad and torch.is_grad_enabled():
+            raise UsageError("images: want a gradient, which an optimised network has not; load it without optimize")
+        return self.preprocess(images * 255)
 
     @torch.inference_mode()
     def predict(self, images: Any, batch_size: int = 256) -> Tensor:

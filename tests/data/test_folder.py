@@ -213,6 +213,19 @@ def test_what_is_left_out_is_said(pictures, capsys):
     )
 
 
+def test_a_class_that_is_not_tested_is_said(pictures, capsys):
+    gone = sorted(path for path in (pictures / "test").iterdir())[0]
+    shutil.rmtree(gone)
+    wrn.dataset(f"folder:{pictures}")
+    assert f"test/ has no pictures of {gone.name!r}" in capsys.readouterr().err
+
+
+def test_fractions_are_no_pixels(tmp_path):
+    Image.fromarray(np.random.default_rng(0).random((9, 9), dtype="float32")).save(tmp_path / "f.tif")
+    with pytest.raises(wrn.Error, match="8 or 16 bits"):
+        decoding.decode(tmp_path / "f.tif", 8)
+
+
 def test_pictures_of_other_folders_never_come_from_the_cache(tmp_path):
     """Same names, sizes and times, other pixels: an uncompressed format makes that easy."""
     found = []

@@ -343,3 +343,20 @@ def test_the_loss_falls_as_it_does_in_fp32():
         if precision == "bf16":
             # Of a sixth draw from the same: 99% lie within 4.6 standard deviations estimated from five (Student's t)
             assert (abs(curve - middle) < 4.6 * spread * (1 + 1 / 5) ** 0.5).all(), (seed, curve, middle, spread)
+
+
+def test_narrow_shortcuts_have_a_gradient_that_ends(start):
+    """oneDNN's own of a strided 1x1 convolution of 2 channels never ends where the layout is channels_last."""
+    code = """
+import torch
+from wrn.native.operations import conv2d
+x = torch.randn(128, 2, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+conv = torch.nn.Conv2d(2, 3, 1, 2, bias=False).to(memory_format=torch.channels_last)
+for _ in range(40):
+    conv.zero_grad()
+    conv2d(conv, x).square().sum().backward()
+y = torch.nn.functional.conv2d(x[:, :, ::2, ::2].double(), conv.weight.double().detach().requires_grad_())
+assert torch.allclose(conv2d(conv, x).double(), y, atol=1e-5)
+"""
+    process = start(sys.executable, "-c", code)
+    assert process.wait(timeout=600) == 0, process.stderr.read()

@@ -89,6 +89,9 @@ class Folder:
             raise Error(f"{what}: holds one class only, {next(iter(classes['train']))!r}; classification needs two")
         if strangers := sorted(set(classes["test"]) - set(classes["train"])):
             raise Error(f"{what}: class {strangers[0]!r} is in test/ but not in train/; add it there or remove it")
+        if classes["test"] and (untested := sorted(set(classes["train"]) - set(classes["test"]))):
+            more = f" and {len(untested) - 1} more" if len(untested) > 1 else ""
+            self.remarks.append(f"{what}: test/ has no pictures of {untested[0]!r}{more}; errors are of others")
         train = [picture for label in sorted(classes["train"]) for picture in classes["train"][label]]
         test = [picture for label in sorted(classes["test"]) for picture in classes["test"][label]]
         if test and self.val_fraction:

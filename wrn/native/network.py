@@ -96,6 +96,8 @@ class Program:
         if x.ndim != 4 or x.shape[1] != self._layers[0].channels or x.device.type != "cpu":
             channels = self._layers[0].channels
             raise UsageError(f"images: {tuple(x.shape)} on {x.device}; must be (N, {channels}, H, W), on the CPU")
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # addresses would become constants of the trace
+            raise UsageError("an optimised network cannot be traced; load it without optimize")
         x = x.float().contiguous(memory_format=torch.channels_last)
         table, room, places = self._for(x.shape[2], x.shape[3])
         at_a_time = max(min(_ROOM // (4 * _MAPS * room), len(x)), 1)
