@@ -90,7 +90,7 @@ def test_bench_train(run_wrn, tmp_path):
     for row in others:
         assert own[f"times {row['contestant']}"] == pytest.approx(row["ms"] / own["ms"], abs=0.006)
     assert own["share_of_bare_convolutions"] == pytest.approx(own["bare_convolutions_ms"] / own["ms"], abs=0.002)
-    assert 0 < own["share_of_bare_convolutions"] < 1.5, "timed apart from the step, whose part they are"
+    assert 0 < own["share_of_bare_convolutions"] < 5, "timed apart, so that a busy machine may make a part the larger"
     assert own["images_per_second"] == pytest.approx(32_000 / own["ms"], rel=0.01)
 
 

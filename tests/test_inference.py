@@ -114,10 +114,8 @@ def test_native_takes_any_layout_and_nothing_else():
 
 @needs_avx2
 def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_images_fit(monkeypatch):
-    native, images = (
-        NativeWRN(trained("wrn-10-1")),
-        torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
-    )
+    native = NativeWRN(trained("wrn-10-1"))
+    images = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     threads, together = torch.get_num_threads(), native(images)
     torch.set_num_threads(threads + 1)
     try:

@@ -90,6 +90,6 @@ def words_of(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    return (
-        f"{value:.12g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -63,7 +63,7 @@ def to_square(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
 def rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB, as it lies: EXIF's orientation is not looked at."""
     if image.mode == "F":
-        raise ValueError("its pixels are fractions of nobody knows what; save it with 8 or 16 bits")
+        raise ValueError("its pixels are fractions of an unknown range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     return image.convert("RGB")

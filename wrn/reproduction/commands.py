@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from wrn import recipes
 from wrn.display import tell
 from wrn.errors import Error, UsageError
 from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option, words_of
@@ -71,20 +72,10 @@ def tune(
         raise UsageError(f"--trials {trials}: must be at least 1")
     fields = {"recipe": recipe, **fields_of(flags)}
     found = tune_dropout(model, data, fields, trials, seed, precision, out, How(device, workers, root), tell)
-    from wrn.recipes import recipe as named
-
     # Without the validation split: what it held out is trained on again
-    val = 0 if named(model, data=data, recipe=recipe).val else None
-    same = {
-        "data": data,
-        **fields,
-        "val": val,
-        "dropout": found,
-        "seed": seed or None,
-        "precision": precision,
-        "device": device,
-        "root": root,
-    }
+    own_val = recipes.recipe(model, data=data, recipe=recipe).val
+    same = {"data": data, **fields, "val": 0 if own_val else None, "dropout": found, "seed": seed or None}
+    same |= {"precision": precision, "device": device, "root": root}
     words = words_of({name: value for name, value in same.items() if value is not None})
     print(f"{what} {found:g} has the lowest validation error; wrn train {shlex.join([model, *words])}")
 
