@@ -10,8 +10,10 @@ import torch
 
 import wrn
 from wrn.hardware import multiplies_bf16
-from wrn.inference import FoldedWRN, NativeWRN, fastest
+from wrn.folding import foldable
+from wrn.inference import Folded, LayersOfOneDNN, fastest
 from wrn.native.library import available
+from wrn.native.network import Program
 
 needs_bf16 = pytest.mark.skipif(
     not multiplies_bf16(torch.device("cpu")), reason="needs a processor that multiplies bf16"
@@ -46,6 +48,10 @@ def distance(ours, exact):
         ("wrn-10-2", {"dropout": 0.3}),
         ("wrn-16-1", {"drop_path": 0.5}),
         ("wrn-16-1", {"drop_path": 0.5, "drop_path_per": "sample"}),
+        ("pre-resnet-14-basic-cifar", {}),
+        ("pre-resnet-11-cifar", {}),
+        ("resnet-14-cifar", {"drop_path": 0.5}),
+        ("wrn-18-0.5-imagenet", {}),
     ],
 )
 def test_folded_is_unfolded(name, fields):
@@ -53,7 +59,7 @@ def test_folded_is_unfolded(name, fields):
     with torch.no_grad():
         exact, features = network.double()(images.double()), network.features(images.double())
     network.float()
-    folded = FoldedWRN(network, torch.float32)
+    folded = Folded(network, LayersOfOneDNN(torch.float32))
     assert distance(folded(images), exact) < 1e-5
     assert distance(folded.features(images), features) < 1e-5
     assert folded(images).dtype == torch.float32
@@ -71,12 +77,19 @@ def test_folded_is_unfolded(name, fields):
         ("wrn-13-1-b313", {"in_channels": 1}, (20, 44)),
         ("wrn-10-1-b3", {"depth_rule": "true"}, (5, 5)),
         ("wrn-16-4", {"drop_path": 0.5}, (32, 32)),
+        ("pre-resnet-14-basic-cifar", {}, (28, 31)),  # shortcuts without weights
+        ("pre-resnet-11-cifar", {}, (32, 32)),
+        ("resnet-14-cifar", {"drop_path": 0.5}, (32, 20)),
+        ("wrn-18-1-imagenet", {}, (71, 100)),
+        ("wrn-50-2-bottleneck", {}, (64, 64)),
+        ("pre-resnet-200", {}, (33, 32)),
     ],
 )
 def test_native_is_the_network(name, fields, sides):
     network = trained(name, **fields)
+    assert Program.takes(network)
     images = torch.randn(5, fields.get("in_channels", 3), *sides, generator=torch.Generator().manual_seed(0))
-    native = NativeWRN(copy.deepcopy(network))  # whose classifier becomes float64 below
+    native = Folded(copy.deepcopy(network), Program())  # whose classifier becomes float64 below
     alone, together = native(images[:1]), native(images)
     with torch.no_grad():
         exact = network.double()(images.double())
@@ -93,7 +106,7 @@ def test_native_is_the_network(name, fields, sides):
 @needs_avx2
 def test_native_takes_any_layout_and_nothing_else():
     network = trained("wrn-10-1")
-    native, images = NativeWRN(network), torch.randn(6, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    native, images = Folded(network, Program()), torch.randn(6, 3, 36, 36, generator=torch.Generator().manual_seed(0))
     strided = images.contiguous(memory_format=torch.channels_last)
     for part in (strided[:, :, 2:34, 1:33], strided[::2], strided.double(), images[:0], images[4:]):
         with torch.no_grad():
@@ -103,18 +116,18 @@ def test_native_takes_any_layout_and_nothing_else():
             native(wrong)
     expected = native(images)
     for again in (copy.deepcopy(native), pickle.loads(pickle.dumps(native))):
-        assert not again.program._spare
+        assert not again.layers._spare
         assert torch.equal(again(images), expected)
     torch.set_default_dtype(torch.float16)  # what is not said to be fp32 would be half as large
     try:
-        assert torch.equal(NativeWRN(network)(images), expected)
+        assert torch.equal(Folded(network, Program())(images), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
 @needs_avx2
 def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_images_fit(monkeypatch):
-    native = NativeWRN(trained("wrn-10-1"))
+    native = Folded(trained("wrn-10-1"), Program())
     images = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     threads, together = torch.get_num_threads(), native(images)
     torch.set_num_threads(threads + 1)
@@ -127,10 +140,10 @@ def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_image
 
 
 @needs_bf16
-@pytest.mark.parametrize("name", ["wrn-10-2", "wrn-13-1-b313", "wrn-16-0.5"])
+@pytest.mark.parametrize("name", ["wrn-10-2", "wrn-13-1-b313", "wrn-16-0.5", "resnet-14-cifar", "wrn-18-1-imagenet"])
 def test_folded_in_bf16_is_near(name):
     network, images = trained(name), torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    rounded = FoldedWRN(network, torch.bfloat16)(images)
+    rounded = Folded(network, LayersOfOneDNN())(images)
     assert rounded.dtype == torch.float32
     with torch.no_grad():
         assert distance(rounded, network.double()(images.double())) < 0.02
@@ -147,6 +160,33 @@ def test_the_fastest_is_chosen_once_and_near_enough(name, empty_cache):
         assert distance(found(images), network(images).double()) < 0.03
         assert found.features(images).shape == network.features(images).shape
     assert fastest(network, name, 32)[1] == how, "the second time from the cache"
+
+
+def test_a_choice_is_kept_for_a_name_but_not_for_a_network_that_it_spoils(empty_cache, monkeypatch):
+    made = []
+
+    def ways(network):
+        broken = Folded(network, LayersOfOneDNN(torch.float32))
+        if network.fc.bias[0] == 1:
+            broken.fc = torch.nn.Linear(64, 10)
+        return {"as it is": lambda: made.append("as it is") or network, "folded": lambda: made.append("folded") or broken}
+
+    monkeypatch.setattr("wrn.inference._ways", ways)
+    monkeypatch.setattr("wrn.inference._seconds", lambda candidate, _: 2 - isinstance(candidate, Folded))
+    network = trained("wrn-10-1")
+    assert fastest(network, "wrn-10-1", 32)[1] == "folded"
+    made.clear()
+    assert fastest(network, "wrn-10-1", 32)[1] == "folded"
+    assert made == ["folded"], "the others are not even made"
+    network.fc.bias.data[0] = 1
+    assert fastest(network, "wrn-10-1", 32) == (network, "as it is")
+
+
+def test_what_cannot_be_folded_is_refused():
+    network = wrn.create_model("stochastic-depth-20", num_classes=10)  # whose shortcuts average
+    assert not foldable(network)
+    with pytest.raises(ValueError, match="cannot be folded"):
+        Folded(network, LayersOfOneDNN(torch.float32))
 
 
 @needs_bf16

@@ -30,6 +30,8 @@ SHAPES = [
     (9, 160, 320, 8, 8),
     (5, 512, 24, 8, 12),
     (130, 64, 64, 32, 32),
+    (5, 32, 48, 7, 14),  # tiles that end beyond the map
+    (20, 16, 16, 3, 6),
 ]
 
 
@@ -72,7 +74,7 @@ def test_bits_do_not_depend_on_threads(images):
         (torch.nn.Conv2d(32, 32, 1), (8, 32, 8, 8)),
         (torch.nn.Conv2d(8, 64, 3, padding=1), (8, 8, 8, 8)),
         (torch.nn.Conv2d(32, 36, 3, padding=1), (8, 32, 8, 8)),
-        (torch.nn.Conv2d(32, 32, 3, padding=1), (8, 32, 7, 8)),
+        (torch.nn.Conv2d(32, 32, 3, padding=1), (20, 32, 5, 5)),
         (torch.nn.Conv2d(32, 32, 3, padding=1), (1, 32, 8, 8)),
         (torch.nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"), (8, 32, 8, 8)),
     ],

@@ -21,6 +21,7 @@ from wrn.benchmark.timing import (
 )
 from wrn.errors import UsageError
 from wrn.inference import fastest
+from wrn.models.names import parse
 from wrn.training.precision import choose
 
 EAGER, ONNX, OURS = "eager fp32", "ONNX Runtime fp32", "wrn, optimised"
@@ -32,7 +33,7 @@ def bench_inference(
     """Time the networks as `wrn.load(..., optimize=True)` prepares them, against fp32 and ONNX Runtime if it is here.
 
     Returns {machine, peaks, rows}; a row has model, batch_size, contestant, ms, images_per_second and, of ours, how it
-    is done and the ratios to the others. Of random weights and noise, which takes as long.
+    is done and the ratios to the others. Of random weights and noise, which takes as long, as large as the network is for.
     """
     if min(batch_sizes, default=1) < 1:
         raise UsageError(f"--batch-sizes {min(batch_sizes)}: must be at least 1")
@@ -40,10 +41,11 @@ def bench_inference(
     execution.apply()
     rows: list[dict[str, Any]] = []
     for model in models:
-        network = wrn.create_model(model, num_classes=10, seed=0).eval().to(execution.device)
-        optimised, how = fastest(network, model, 32)
+        made_for = parse(model)
+        network = wrn.create_model(model, num_classes=made_for.classes, seed=0).eval().to(execution.device)
+        optimised, how = fastest(network, model, made_for.image_size)
         for batch_size in batch_sizes:
-            images = torch.randn(batch_size, 3, 32, 32, device=execution.device)
+            images = torch.randn(batch_size, 3, made_for.image_size, made_for.image_size, device=execution.device)
             contestants: dict[str, Contestant] = {
                 OURS: as_ours(_of(optimised, images)),
                 EAGER: as_usual(_of(network, images), execution.device),

@@ -9,6 +9,7 @@
 
 #include "vectors.h"
 
+extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width);
 extern "C" void winograd_convolve(
     const float* x, const float* weight, int64_t weight_step, float* y, int64_t images, int64_t height, int64_t width,
     int64_t channels, int64_t out, const float* bias, const float* shortcut, int64_t relu);
@@ -18,7 +19,7 @@ extern "C" void scale_shift_relu(
 constexpr int64_t WIDE = 16;  // outputs of a product
 constexpr int64_t ROWS = 6;   // places of a product: 6 x 16 sums are what the registers hold
 constexpr int64_t GROUPS = 8;  // products whose inputs stay in the caches while all outputs are made of them
-constexpr int64_t TAPS = 9;    // of a 3x3 kernel
+constexpr int64_t TAPS = 49;   // of the largest kernel, 7x7
 
 // Adds, for ROWS places, the products of their `channels` numbers with a panel of the weight.
 static inline void add_products(const float* const* places, const float* panel, int64_t channels, v8 (&sum)[ROWS][2]) {
@@ -33,7 +34,7 @@ static inline void add_products(const float* const* places, const float* panel, 
     }
 }
 
-// A convolution with a square kernel of 1 or 3, padded by half of it: of x (N, H, W, in) and a weight (out / 16, kernel, kernel,
+// A convolution with a square kernel of 1, 3 or 7, padded by half of it: of x (N, H, W, in) and a weight (out / 16, kernel, kernel,
 // in, 16) to y, plus bias (out) and shortcut (like y) if not null, then ReLU if it is wanted.
 extern "C" void direct_convolve(
     const float* x, const float* weight, float* y, int64_t images, int64_t height, int64_t width, int64_t channels, int64_t out,
@@ -79,6 +80,26 @@ extern "C" void direct_convolve(
     }
 }
 
+// Of x (N, H, W, C) the largest of 3 x 3 places, every other place, padded by 1.
+static void max_pool(const float* x, float* y, int64_t images, int64_t height, int64_t width, int64_t channels) {
+    const int64_t rows = (height - 1) / 2 + 1, columns = (width - 1) / 2 + 1;
+#pragma omp parallel for schedule(static)
+    for (int64_t place = 0; place < images * rows * columns; place++) {
+        const int64_t image = place / (rows * columns), row = place / columns % rows * 2, column = place % columns * 2;
+        const int64_t top = std::max<int64_t>(row - 1, 0), bottom = std::min(row + 2, height);
+        const int64_t left = std::max<int64_t>(column - 1, 0), right = std::min(column + 2, width);
+        for (int64_t c = 0; c < channels; c += 8) {
+            v8 most = load(x + ((image * height + row) * width + column) * channels + c);
+            for (int64_t i = top; i < bottom; i++)
+                for (int64_t j = left; j < right; j++) {
+                    const v8 v = load(x + ((image * height + i) * width + j) * channels + c);
+                    most = (v > most) | (v != v) ? v : most;  // a NaN stays one
+                }
+            store(y + place * channels + c, most);
+        }
+    }
+}
+
 // Of x (N, places, C) the means over places, (N, C).
 static void means(const float* x, int64_t images, int64_t places, int64_t channels, float* made) {
     for (int64_t image = 0; image < images; image++)
@@ -89,7 +110,7 @@ static void means(const float* x, int64_t images, int64_t places, int64_t channe
         }
 }
 
-enum Kind : int64_t { SCALE_SHIFT_RELU, CONVOLUTION };
+enum Kind : int64_t { SCALE_SHIFT_RELU, CONVOLUTION, MAX_POOL };
 
 // Weights are places in an array of all, or negative. Maps are numbered: 0 to 2 are room of the network's own, negative ones
 // are what it is given.
@@ -101,8 +122,6 @@ struct Layer {
     int64_t height, width;
 };
 
-constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading Winograd's weight, four times as large
-
 static void run(const Layer& layer, int64_t images, const float* from, const float* weights, float* to) {
     const int64_t height = layer.height, width = layer.width, channels = layer.channels;
     const float* weight = weights + layer.weight;
@@ -110,10 +129,13 @@ static void run(const Layer& layer, int64_t images, const float* from, const flo
         scale_shift_relu(from, to, images * height * width, channels, weight, weight + channels);
         return;
     }
+    if (layer.kind == MAX_POOL) {
+        max_pool(from, to, images, height, width, channels);
+        return;
+    }
     const float* bias = layer.bias < 0 ? nullptr : weights + layer.bias;
     const float* shortcut = layer.adds ? to : nullptr;
-    const bool tiles = height % 4 == 0 && width % 4 == 0 && images * height * width >= 16 * LEAST_TILES;
-    if (layer.winograd >= 0 && tiles)
+    if (layer.winograd >= 0 && winograd_pays(images, height, width))
         winograd_convolve(
             from, weights + layer.winograd, layer.winograd_step, to, images, height, width, channels, layer.out, bias, shortcut,
             layer.relu);

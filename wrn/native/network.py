@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from wrn.errors import UsageError
 from wrn.native import winograd
@@ -12,8 +12,9 @@ from wrn.native.library import floats, library, numbers, pointer
 
 INPUT = -1  # where a layer reads what the network is given; else 0, 1 or 2, a map
 _MAPS = 3
+_KERNELS = (1, 3, 7)
 _ROOM = 64 << 20  # bytes for all maps; of more images some are computed at a time
-_SCALE_SHIFT_RELU, _CONVOLUTION = range(2)
+_SCALE_SHIFT_RELU, _CONVOLUTION, _MAX_POOL = range(3)
 
 
 class _Layer(NamedTuple):
@@ -41,7 +42,10 @@ class _Layer(NamedTuple):
 
 
 class Program:
-    """Layers in the order they run, complete with `finish`. All their numbers lie in one array."""
+    """`Layers` in one call; those of a network that it `takes`. All their numbers lie in one array.
+
+    Of large enough maps 3x3 convolutions make fewer multiplications (`wrn.native.winograd`).
+    """
 
     def __init__(self) -> None:
         self._layers: list[_Layer] = []
@@ -50,8 +54,13 @@ class Program:
         self._spare: list[Tensor] = []  # room for maps, from call to call, so that it is not faulted in each time
         self._laid_out: dict[tuple[int, int], tuple[Tensor, int, int]] = {}
 
+    @staticmethod
+    def takes(network: nn.Module) -> bool:
+        """Whether the sizes of a network's convolutions are ones for here."""
+        convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
+        return all(conv.out_channels % 16 == 0 and conv.kernel_size[0] in _KERNELS for conv in convolutions)
+
     def scale_shift_relu(self, source: int, target: int, scale: Tensor, shift: Tensor) -> None:
-        """max(0, x * scale + shift), with (C,) each, C a multiple of 16."""
         weight = self._place(torch.cat([scale, shift]))
         self._layers.append(_Layer(_SCALE_SHIFT_RELU, source, target, len(scale), len(scale), 1, 1, weight))
 
@@ -65,9 +74,8 @@ class Program:
         adds: bool = False,
         relu: bool = False,
     ) -> None:
-        """By a weight (out, in, k, k), k 1 or 3, out a multiple of 16; `adds` to what the target holds; ReLU last."""
         weight, (out, channels, kernel) = weight.float(), weight.shape[:3]
-        assert kernel in (1, 3) and out % 16 == 0
+        assert kernel in _KERNELS and out % 16 == 0
         panels = self._place(weight.reshape(out // 16, 16, channels, kernel, kernel).permute(0, 3, 4, 2, 1))
         tiles, step = -1, 0
         if kernel == 3 and stride == 1 and channels % 8 == 0 and channels >= winograd.LEAST_CHANNELS:
@@ -77,6 +85,10 @@ class Program:
         self._layers.append(
             _Layer(_CONVOLUTION, source, target, channels, out, kernel, stride, *places, adds=adds, relu=relu)
         )
+
+    def max_pool(self, source: int, target: int) -> None:
+        channels = self._layers[-1].out
+        self._layers.append(_Layer(_MAX_POOL, source, target, channels, channels, 3, 2, -1))
 
     def _place(self, part: Tensor) -> int:
         """Where it will be in the array, at a multiple of 64 bytes."""
@@ -88,7 +100,6 @@ class Program:
         return self.__dict__ | {"_spare": []}
 
     def finish(self) -> None:
-        """No more layers."""
         self._weights, self._parts = torch.cat(self._parts), []
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -100,7 +111,8 @@ class Program:
             raise UsageError("an optimised network cannot be traced; load it without optimize")
         x = x.float().contiguous(memory_format=torch.channels_last)
         table, room, places = self._for(x.shape[2], x.shape[3])
-        at_a_time = max(min(_ROOM // (4 * _MAPS * room), len(x)), 1)
+        most = max(_ROOM // (4 * _MAPS * room), 1)
+        at_a_time = -(-len(x) // max(-(-len(x) // most), 1))  # as even as can be
         try:
             maps = self._spare.pop()  # so that no other thread's call has it
         except IndexError:

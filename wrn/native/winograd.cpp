@@ -1,7 +1,7 @@
 // Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308), fp32: a 3x3 convolution of stride 1, padded
-// by 1, as 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, H and W multiples of 4,
-// C of 8. A tile is 4 x 4 places of the output; what is made of tiles is (36, tiles, C), each of the 36 `step` numbers after
-// the one before.
+// by 1, as 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, C a multiple of 8. A tile is
+// 4 x 4 places of the output, the last ones of a map fewer; what is made of tiles is (36, tiles, C), each of the 36 `step`
+// numbers after the one before.
 
 #include <algorithm>
 #include <cstdint>
@@ -70,6 +70,7 @@ static inline void weight_gradient_pass(const v8* u, int from, v8* w, int to) {
 constexpr int64_t WIDE = 16;     // outputs of a product
 constexpr int64_t ROWS = 6;      // tiles of a product: 6 x 16 sums are what the registers hold
 constexpr int64_t COLUMNS = 64;  // outputs that are made of them at a time
+constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading the weight, four times as large
 constexpr int64_t SMALL = 1 << 16;  // numbers of a weight that a core's second cache holds beside all else
 
 // Of a weight (out, 3, 3, in): 36 times (panels, in, 16), panels of 16 outputs, zeros beyond the last. `turned`, for the gradient
@@ -98,8 +99,8 @@ extern "C" void winograd_weight(const float* w, float* made, int64_t step, int64
 struct Map {
     int64_t images, height, width, channels;
 
-    int64_t rows() const { return height / 4; }
-    int64_t columns() const { return width / 4; }
+    int64_t rows() const { return (height + 3) / 4; }
+    int64_t columns() const { return (width + 3) / 4; }
     int64_t tiles() const { return images * rows() * columns(); }
     int64_t image(int64_t tile) const { return tile / (rows() * columns()); }
     int64_t top(int64_t tile) const { return tile / columns() % rows() * 4; }
@@ -108,6 +109,12 @@ struct Map {
         return ((image * height + row) * width + column) * channels;
     }
 };
+
+// Whether this is less work than nine products for each place: of enough tiles, at least half of whose places are in the map.
+extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width) {
+    const int64_t tiles = Map{images, height, width, 0}.tiles();
+    return tiles >= LEAST_TILES && 8 * tiles <= images * height * width;
+}
 
 // Of the input: the 6 x 6 places of a tile, which overlap with the next one's; `outside` is zeros, for those beyond the map.
 // Eight channels from c on go to `to(c)`, each of the 36 transforms `step` numbers after the one before.
@@ -145,6 +152,7 @@ static inline void output_tile(
         const v8 added = bias ? load(bias + c) : v8{};
         for (int64_t i = 0; i < 4; i++)
             for (int64_t j = 0; j < 4; j++) {
+                if (top + i >= map.height || left + j >= map.width) continue;
                 const int64_t at = map.at(image, top + i, left + j) + c;
                 v8 v = out[4 * i + j] + added;
                 if (shortcut) v += load(shortcut + at);
@@ -229,7 +237,10 @@ static inline void gradient_tile(const Map& map, const float* dy, int64_t tile, 
     for (int64_t c = 0; c < map.channels; c += 8) {
         v8 y[16], t[24], m[36];
         for (int64_t i = 0; i < 4; i++)
-            for (int64_t j = 0; j < 4; j++) y[4 * i + j] = load(dy + map.at(image, top + i, left + j) + c);
+            for (int64_t j = 0; j < 4; j++) {
+                const bool inside = top + i < map.height && left + j < map.width;
+                y[4 * i + j] = inside ? load(dy + map.at(image, top + i, left + j) + c) : v8{};
+            }
         for (int j = 0; j < 4; j++) gradient_pass(y + j, 4, t + j, 4);
         for (int i = 0; i < 6; i++) gradient_pass(t + 4 * i, 1, m + 6 * i, 1);
         float* place = to(c);

@@ -15,7 +15,6 @@ from wrn.native import recomputation
 from wrn.native.library import floats, library, numbers, pointer
 
 LEAST_CHANNELS = 16  # below, the transforms cost more than they save
-LEAST_TILES = 16  # likewise: the weights' transform would be read for too few
 _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
 
 
@@ -31,14 +30,13 @@ def fits(conv: nn.Conv2d) -> bool:
 
 
 def fits_map(x: Tensor) -> bool:
-    """Whether x (N, C, H, W) is: whole tiles of 4 x 4, enough of them, fp32 in channels_last layout on a CPU."""
+    """Whether x (N, C, H, W) is: large enough, fp32 in channels_last layout on a CPU."""
     n, _, height, width = x.shape
     return (
-        height % 4 == width % 4 == 0
-        and n * height * width >= 16 * LEAST_TILES
-        and x.dtype == torch.float32
+        x.dtype == torch.float32
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
+        and bool(library("fp32").winograd_pays(*numbers(n, height, width)))
     )
 
 
@@ -81,7 +79,7 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     (n, channels, height, width), out = x.shape, dy.shape[1]
     across = -(-channels // 16) * 16
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
-    at_a_time = min(max(_CHUNK // (36 * 4 * (across + out)), 128), n * height * width // 16)
+    at_a_time = min(max(_CHUNK // (36 * 4 * (across + out)), 128), n * -(-height // 4) * -(-width // 4))
     made, sums = floats(36, at_a_time * (across + out) + 16), floats(36, out, across).zero_()
     dw = floats(out, 3, 3, channels).permute(0, 3, 1, 2)
     library("fp32").winograd_weight_gradient(
