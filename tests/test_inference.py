@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import wrn
-from wrn.hardware import multiplies_bf16
 from wrn.folding import foldable
+from wrn.hardware import multiplies_bf16
 from wrn.inference import Folded, LayersOfOneDNN, fastest
 from wrn.native.library import available
 from wrn.native.network import Program
@@ -169,7 +169,10 @@ def test_a_choice_is_kept_for_a_name_but_not_for_a_network_that_it_spoils(empty_
         broken = Folded(network, LayersOfOneDNN(torch.float32))
         if network.fc.bias[0] == 1:
             broken.fc = torch.nn.Linear(64, 10)
-        return {"as it is": lambda: made.append("as it is") or network, "folded": lambda: made.append("folded") or broken}
+        return {
+            "as it is": lambda: made.append("as it is") or network,
+            "folded": lambda: made.append("folded") or broken,
+        }
 
     monkeypatch.setattr("wrn.inference._ways", ways)
     monkeypatch.setattr("wrn.inference._seconds", lambda candidate, _: 2 - isinstance(candidate, Folded))

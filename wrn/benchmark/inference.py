@@ -33,7 +33,7 @@ def bench_inference(
     """Time the networks as `wrn.load(..., optimize=True)` prepares them, against fp32 and ONNX Runtime if it is here.
 
     Returns {machine, peaks, rows}; a row has model, batch_size, contestant, ms, images_per_second and, of ours, how it
-    is done and the ratios to the others. Of random weights and noise, which takes as long, as large as the network is for.
+    is done and the ratios to the others. Of random weights and noise, which takes as long, in the size it is made for.
     """
     if min(batch_sizes, default=1) < 1:
         raise UsageError(f"--batch-sizes {min(batch_sizes)}: must be at least 1")

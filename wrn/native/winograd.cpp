@@ -139,26 +139,32 @@ static inline void input_tile(const Map& map, const float* x, const float* outsi
 }
 
 // Of the products of a tile, for the channels from `first` up to `last`: to the output, plus bias (C) and shortcut (N, H, W, C)
-// if not null, then ReLU if it is wanted.
+// if not null, then ReLU if it is wanted. What lies beyond the map goes to `nowhere`, room for C numbers.
 static inline void output_tile(
     const Map& map, const float* made, int64_t step, int64_t tile, int64_t first, int64_t last, const float* bias,
-    const float* shortcut, bool relu, float* y) {
+    const float* shortcut, bool relu, float* nowhere, float* y) {
     const int64_t image = map.image(tile), top = map.top(tile), left = map.left(tile);
+    float* to[16];
+    const float* plus[16];
+    for (int64_t i = 0; i < 4; i++)
+        for (int64_t j = 0; j < 4; j++) {
+            const bool inside = top + i < map.height && left + j < map.width;
+            const int64_t at = map.at(image, top + i, left + j);
+            to[4 * i + j] = inside ? y + at : nowhere;
+            plus[4 * i + j] = inside && shortcut ? shortcut + at : nowhere;
+        }
     for (int64_t c = first; c < last; c += 8) {
         v8 m[36], t[24], out[16];
         for (int64_t k = 0; k < 36; k++) m[k] = load(made + k * step + c - first);
         for (int j = 0; j < 6; j++) output_pass(m + j, 6, t + j, 6);
         for (int i = 0; i < 4; i++) output_pass(t + 6 * i, 1, out + 4 * i, 1);
         const v8 added = bias ? load(bias + c) : v8{};
-        for (int64_t i = 0; i < 4; i++)
-            for (int64_t j = 0; j < 4; j++) {
-                if (top + i >= map.height || left + j >= map.width) continue;
-                const int64_t at = map.at(image, top + i, left + j) + c;
-                v8 v = out[4 * i + j] + added;
-                if (shortcut) v += load(shortcut + at);
-                if (relu) v = v < 0.0f ? v8{} : v;  // a NaN stays one
-                store(y + at, v);
-            }
+        for (int place = 0; place < 16; place++) {
+            v8 v = out[place] + added;
+            if (shortcut) v += load(plus[place] + c);
+            if (relu) v = v < 0.0f ? v8{} : v;  // a NaN stays one
+            store(to[place] + c, v);
+        }
     }
 }
 
@@ -210,7 +216,8 @@ extern "C" void winograd_convolve(
     for (int64_t task = 0; task < parts * blocks; task++) {
         const int64_t part = task / blocks, start = task % blocks * at_a_time;
         const int64_t count = std::min(at_a_time, tiles - start);
-        float *made = scratch(36 * (step + sums_step)), *sums = made + 36 * step;
+        float *made = scratch(36 * (step + sums_step) + panels * WIDE), *sums = made + 36 * step;
+        float* nowhere = sums + 36 * sums_step;
         for (int64_t i = 0; i < count; i++)
             input_tile(input, x, outside.data(), start + i, [=](int64_t c) { return made + i * channels + c; }, step);
         const int64_t end = panels * (part + 1) / parts;
@@ -225,22 +232,25 @@ extern "C" void winograd_convolve(
             for (int64_t i = 0; i < count; i++)
                 output_tile(
                     output, sums + i * COLUMNS, sums_step, start + i, first * WIDE, std::min(last * WIDE, out), bias, shortcut,
-                    relu, y);
+                    relu, nowhere, y);
         }
     }
 }
 
 // Of the gradient of the output, as input_tile.
 template <typename To>
-static inline void gradient_tile(const Map& map, const float* dy, int64_t tile, To to, int64_t step) {
+static inline void gradient_tile(
+    const Map& map, const float* dy, const float* outside, int64_t tile, To to, int64_t step) {
     const int64_t image = map.image(tile), top = map.top(tile), left = map.left(tile);
+    const float* from[16];
+    for (int64_t i = 0; i < 4; i++)
+        for (int64_t j = 0; j < 4; j++) {
+            const bool inside = top + i < map.height && left + j < map.width;
+            from[4 * i + j] = inside ? dy + map.at(image, top + i, left + j) : outside;
+        }
     for (int64_t c = 0; c < map.channels; c += 8) {
         v8 y[16], t[24], m[36];
-        for (int64_t i = 0; i < 4; i++)
-            for (int64_t j = 0; j < 4; j++) {
-                const bool inside = top + i < map.height && left + j < map.width;
-                y[4 * i + j] = inside ? load(dy + map.at(image, top + i, left + j) + c) : v8{};
-            }
+        for (int k = 0; k < 16; k++) y[k] = load(from[k] + c);
         for (int j = 0; j < 4; j++) gradient_pass(y + j, 4, t + j, 4);
         for (int i = 0; i < 6; i++) gradient_pass(t + 4 * i, 1, m + 6 * i, 1);
         float* place = to(c);
@@ -275,7 +285,7 @@ extern "C" void winograd_weight_gradient(
     int64_t height, int64_t width, int64_t channels, int64_t out) {
     const Map input{images, height, width, channels}, output{images, height, width, out};
     const int64_t panels = (channels + WIDE - 1) / WIDE, across = panels * WIDE;
-    const std::vector<float> outside(channels);
+    const std::vector<float> outside(std::max(channels, out));
     float* outputs = made + at_a_time * across;
 #pragma omp parallel
     {
@@ -285,7 +295,8 @@ extern "C" void winograd_weight_gradient(
             for (int64_t i = 0; i < count; i++) {
                 const auto to = [=](int64_t c) { return made + (c / WIDE * at_a_time + i) * WIDE + c % WIDE; };
                 input_tile(input, x, outside.data(), start + i, to, step);
-                gradient_tile(output, dy, start + i, [=](int64_t c) { return outputs + c * at_a_time + i * 8; }, step);
+                gradient_tile(
+                    output, dy, outside.data(), start + i, [=](int64_t c) { return outputs + c * at_a_time + i * 8; }, step);
             }
 #pragma omp for schedule(static)
             for (int64_t task = 0; task < 36 * panels; task++) {
