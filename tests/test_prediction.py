@@ -41,6 +41,8 @@ def test_paths_pictures_and_arrays_give_the_same(run, scans):
     expected = model(digits.test.pixels(slice(None))[0]).softmax(1)
     torch.testing.assert_close(arrays, expected.detach())
     assert model.predict(scans[0]).shape == (1, 10)
+    assert model.predict([]).shape == (0, 10)
+    torch.testing.assert_close(model.predict(scans, batch_size=3), from_paths)
     with pytest.raises(ValueError, match="uint8"):
         model.predict(np.zeros((1, 3, 32, 32), np.float32))
 
@@ -79,6 +81,13 @@ def test_a_loaded_model_is_scored_with_its_own_preprocessing_once(run):
     assert wrn.evaluate(model, refitted.test).error == run.result["test_error"]
 
 
+def test_names_in_the_place_of_what_they_name_are_refused(run):
+    with pytest.raises(ValueError, match=r"make one with wrn.recipe\("):
+        wrn.train("wrn-10-1")
+    with pytest.raises(ValueError, match=r"give wrn.dataset\("):
+        wrn.evaluate(wrn.load(run.path), "digits")
+
+
 def test_predict_command(run, scans, run_wrn):
     code, out, err = run_wrn("predict", run.path, scans[3], scans[7], "--top", 3, "--json")
     assert code == 0, err
@@ -91,6 +100,11 @@ def test_predict_command(run, scans, run_wrn):
     assert code == 0
     assert "3.png" in out
     assert "%" in out
+    scans[0].with_name(".hidden.png").write_text("no picture")
+    scans[0].with_name("notes.txt").write_text("no picture")
+    code, out, err = run_wrn("predict", run.path, scans[0].parent, scans[3], "--json")  # a folder's pictures
+    assert code == 0, err
+    assert [line["image"] for line in json.loads(out)] == [*map(str, scans), str(scans[3])]
 
 
 def test_eval_on_another_data_set_with_known_classes(run, run_wrn, tmp_path):
@@ -128,6 +142,7 @@ def test_bad_input(run, scans, run_wrn, tmp_path):
     for words, code, says in (
         (("predict", run.path), 2, "no pictures named"),
         (("predict", run.path, "nowhere.png"), 1, "no such picture"),
+        (("predict", run.path, run.path), 1, "holds no pictures"),
         (("predict", run.path, "text.png"), 1, "text.png: is no picture"),
         (("predict", run.path, scans[0], "--top", 0), 2, "at least 1"),
         (("predict", "nowhere", scans[0]), 1, "no such run"),

@@ -119,7 +119,7 @@ def evaluate(
 
 def predict(
     run: RunPath,
-    images: Annotated[Positional[tuple[str, ...]], option("picture files", "IMAGE [IMAGE ...]")],
+    images: Annotated[Positional[tuple[str, ...]], option("picture files, or folders of them", "IMAGE [IMAGE ...]")],
     *,
     top: Annotated[int, arg(help="how many classes to show")] = 5,
     device: Device = None,

@@ -40,6 +40,8 @@ def evaluate(
     Raises ValueError where it is not: the data set is then made by `wrn.dataset(…, fitted=model.preprocess)`. Classes
     are not compared: they must be the network's, in its order.
     """
+    if not hasattr(split, "in_order"):
+        raise UsageError(f"evaluate: {split!r} is no split; give wrn.dataset(NAME).test")
     own = preprocess_of(model)
     if own is not None and own.constants() != split.preprocess.constants():
         raise UsageError(

@@ -68,26 +68,26 @@ class TrainedModel(nn.Module):
         `images`: one or a sequence of paths or PIL images (resized and cropped as in training), or a uint8 array
         (N, H, W, 3), taken as it is. Raises wrn.Error naming a picture that cannot be read.
         """
-        pixels = self._pixels(images)
+        if isinstance(images, np.ndarray):
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+                raise ValueError(f"images: {images.dtype} {images.shape}; an array must be uint8 (N, H, W, 3)")
+        else:
+            images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
         device = next(self.parameters()).device
         was_training = self.training
         self.eval()
-        probabilities = [
-            self(pixels[start : start + batch_size].to(device).permute(0, 3, 1, 2) / 255).softmax(1)
-            for start in range(0, len(pixels), batch_size)
-        ]
+        probabilities = []
+        for start in range(0, len(images), batch_size):
+            pixels = self._pixels(images[start : start + batch_size]).to(device).permute(0, 3, 1, 2)
+            probabilities.append(self(pixels / 255).softmax(1).cpu())
         self.train(was_training)
-        return torch.cat(probabilities).cpu() if probabilities else torch.empty(0, len(self.classes))
+        return torch.cat(probabilities) if probabilities else torch.empty(0, len(self.classes))
 
     def _pixels(self, images: Any) -> Tensor:
         """(N, H, W, 3) in 0..255."""
         if isinstance(images, np.ndarray):
-            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-                raise ValueError(f"images: {images.dtype} {images.shape}; an array must be uint8 (N, H, W, 3)")
             return torch.from_numpy(np.ascontiguousarray(images))
-        many = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
-        decoded = [self._picture(image) for image in many]
-        return torch.stack(decoded) if decoded else torch.empty(0, self.image_size, self.image_size, 3)
+        return torch.stack([self._picture(image) for image in images])
 
     def _picture(self, image: Any) -> Tensor:
         if isinstance(image, Image.Image):
@@ -137,9 +137,13 @@ def load(path: str | Path, device: str | torch.device = "cpu", *, optimize: bool
 def top_classes(
     run: str | Path, images: Sequence[str], top: int, device: str | None = None, optimize: bool = False
 ) -> list[dict[str, Any]]:
-    """For each picture file the `top` likeliest classes: [{image, classes: [{class, probability}, …]}, …]."""
+    """For each picture file the `top` likeliest classes: [{image, classes: [{class, probability}, …]}, …].
+
+    A folder among `images` stands for the pictures in it and below, by their names' endings.
+    """
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
+    images = [file for image in images for file in _files(image)]
     model = load(run, device or choose().device, optimize=optimize)
     probabilities, indices = model.predict(images).topk(min(top, len(model.classes)))
     return [
@@ -152,6 +156,21 @@ def top_classes(
         }
         for image, row_indices, row in zip(images, indices.tolist(), probabilities.tolist(), strict=True)
     ]
+
+
+def _files(image: str) -> list[str]:
+    folder = Path(image)
+    if not folder.is_dir():
+        return [image]
+    found = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in pictures.SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+    if not found:
+        raise MissingError(f"{image}: holds no pictures; name a picture, or a folder of some")
+    return [str(file) for file in found]
 
 
 def evaluate_run(

@@ -277,7 +277,10 @@ def _check(recipe: Recipe) -> None:
             f"as many positive numbers as there are milestones ({len(recipe.milestones)}); give both",
         ),
         "val": (recipe.val >= 0, "zero or more images"),
-        "labels": (recipe.labels is None or recipe.labels >= 1, "at least 1"),
+        "labels": (
+            recipe.labels is None or recipe.labels >= (recipe.batch_size if recipe.drop_last else 1),
+            f"at least {recipe.batch_size}: the recipe leaves smaller batches out" if recipe.drop_last else "at least 1",
+        ),
         "label_noise": (0.0 <= recipe.label_noise < 1.0, "a share in [0, 1)"),
         "val_fraction": (0.0 <= recipe.val_fraction < 1.0, "a share in [0, 1)"),
         "image_size": (

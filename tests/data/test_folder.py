@@ -104,6 +104,8 @@ def spoil(root: Path, how: str) -> None:
             shutil.rmtree(test / "zero")
         case "no test":
             shutil.rmtree(test)
+        case "val for test":
+            test.rename(test.with_name("val"))
         case "no train":
             shutil.rmtree(train)
         case "bomb":
@@ -120,7 +122,8 @@ def spoil(root: Path, how: str) -> None:
         ("no picture", "train/one/003.png: is no picture"),
         ("stranger in test", "'two' is in test/ but not in train/"),
         ("one class", "one class only, 'one'"),
-        ("no test", "--val-fraction"),
+        ("no test", "add one, or hold out a part of train/ with --val-fraction"),
+        ("val for test", "rename val/"),
         ("no train", "holds nothing to train on"),
         ("bomb", "train/one/003.png: cannot be decoded"),
     ],

@@ -70,6 +70,7 @@ def test_noise_is_of_what_is_trained_on_and_never_in_validation():
         ({"val": 4000, "labels": 2000}, "--labels 2000"),
         ({"val": -1}, "val -1: out of range"),
         ({"labels": 0}, "labels 0: out of range"),
+        ({"labels": 100, "drop_last": True}, "labels 100: out of range; it must be at least 128: the recipe leaves"),
         ({"label_noise": 1.0}, "label_noise 1.0: out of range"),
     ],
 )

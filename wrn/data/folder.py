@@ -103,8 +103,10 @@ class Folder:
     def _hold_out(self, by_class: Mapping[str, list[Picture]]) -> tuple[list[Picture], list[Picture]]:
         """A share of each class, chosen by file name alone, as the test split."""
         if not self.val_fraction:
+            alike = next((name for name in ("val", "valid", "validation") if (self.path / name).is_dir()), None)
+            add = f"rename {alike}/" if alike else "add one"
             raise Error(
-                f"folder:{self.path}: has no test/ split; add one, or hold out a part of train/ with --val-fraction 0.1"
+                f"folder:{self.path}: has no test/ split; {add}, or hold out a part of train/ with --val-fraction 0.1"
             )
         train, test = [], []
         for label, found in sorted(by_class.items()):

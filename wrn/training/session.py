@@ -70,6 +70,8 @@ def train(
     recorded once an epoch and then asked for all at once.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"train: {recipe!r} is no recipe; make one with wrn.recipe(MODEL, data=NAME)")
     log = Log(quiet)
     if teacher is not None:
         recipe = replace(recipe, teacher=named(teacher))
