@@ -279,7 +279,9 @@ def _check(recipe: Recipe) -> None:
         "val": (recipe.val >= 0, "zero or more images"),
         "labels": (
             recipe.labels is None or recipe.labels >= (recipe.batch_size if recipe.drop_last else 1),
-            f"at least {recipe.batch_size}: the recipe leaves smaller batches out" if recipe.drop_last else "at least 1",
+            f"at least {recipe.batch_size}: the recipe leaves smaller batches out"
+            if recipe.drop_last
+            else "at least 1",
         ),
         "label_noise": (0.0 <= recipe.label_noise < 1.0, "a share in [0, 1)"),
         "val_fraction": (0.0 <= recipe.val_fraction < 1.0, "a share in [0, 1)"),

@@ -16,23 +16,8 @@ extern "C" void winograd_convolve(
 extern "C" void scale_shift_relu(
     const float* x, float* y, int64_t rows, int64_t channels, const float* scale, const float* shift);
 
-constexpr int64_t WIDE = 16;  // outputs of a product
-constexpr int64_t ROWS = 6;   // places of a product: 6 x 16 sums are what the registers hold
 constexpr int64_t GROUPS = 8;  // products whose inputs stay in the caches while all outputs are made of them
 constexpr int64_t TAPS = 49;   // of the largest kernel, 7x7
-
-// Adds, for ROWS places, the products of their `channels` numbers with a panel of the weight.
-static inline void add_products(const float* const* places, const float* panel, int64_t channels, v8 (&sum)[ROWS][2]) {
-    for (int64_t c = 0; c < channels; c++) {
-        const v8 low = load(panel + c * WIDE), high = load(panel + c * WIDE + 8);
-#pragma GCC unroll 6
-        for (int64_t row = 0; row < ROWS; row++) {
-            const float value = places[row][c];
-            sum[row][0] += value * low;
-            sum[row][1] += value * high;
-        }
-    }
-}
 
 // A convolution with a square kernel of 1, 3 or 7, padded by half of it: of x (N, H, W, in) and a weight (out / 16, kernel, kernel,
 // in, 16) to y, plus bias (out) and shortcut (like y) if not null, then ReLU if it is wanted.

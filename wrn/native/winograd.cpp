@@ -67,8 +67,6 @@ static inline void weight_gradient_pass(const v8* u, int from, v8* w, int to) {
     w[2 * to] = (s2 - s1) * (1 / 6.0f) + u[5 * from];
 }
 
-constexpr int64_t WIDE = 16;     // outputs of a product
-constexpr int64_t ROWS = 6;      // tiles of a product: 6 x 16 sums are what the registers hold
 constexpr int64_t COLUMNS = 64;  // outputs that are made of them at a time
 constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading the weight, four times as large
 constexpr int64_t SMALL = 1 << 16;  // numbers of a weight that a core's second cache holds beside all else
@@ -170,16 +168,10 @@ static inline void output_tile(
 
 // Sums over `depth` channels: ROWS tiles `across` numbers apart, with a panel of the weight, to rows of COLUMNS.
 static inline void product(const float* tiles, int64_t across, const float* panel, int64_t depth, float* sums) {
+    const float* rows[ROWS];
+    for (int64_t row = 0; row < ROWS; row++) rows[row] = tiles + row * across;
     v8 sum[ROWS][2] = {};
-    for (int64_t c = 0; c < depth; c++) {
-        const v8 low = load(panel + c * WIDE), high = load(panel + c * WIDE + 8);
-#pragma GCC unroll 6
-        for (int64_t row = 0; row < ROWS; row++) {
-            const float value = tiles[row * across + c];
-            sum[row][0] += value * low;
-            sum[row][1] += value * high;
-        }
-    }
+    add_products(rows, panel, depth, sum);
 #pragma GCC unroll 6
     for (int64_t row = 0; row < ROWS; row++) {
         store(sums + row * COLUMNS, sum[row][0]);
@@ -259,7 +251,7 @@ static inline void gradient_tile(
 }
 
 // Adds sums over `count` tiles to 4 rows, `across` numbers apart, of 16: of outputs, 8 of each tile, and inputs, 16 of each.
-static inline void add_products(const float* outputs, const float* inputs, int64_t count, float* sums, int64_t across) {
+static inline void add_outer_products(const float* outputs, const float* inputs, int64_t count, float* sums, int64_t across) {
     v8 sum[4][2] = {};
     for (int64_t tile = 0; tile < count; tile++) {
         const v8 low = load(inputs + tile * WIDE), high = load(inputs + tile * WIDE + 8);
@@ -302,7 +294,7 @@ extern "C" void winograd_weight_gradient(
             for (int64_t task = 0; task < 36 * panels; task++) {
                 const int64_t k = task / panels, panel = task % panels;
                 for (int64_t o = 0; o < out; o += 4)
-                    add_products(
+                    add_outer_products(
                         outputs + k * step + o / 8 * 8 * at_a_time + o % 8, made + k * step + panel * at_a_time * WIDE, count,
                         sums + (k * out + o) * across + panel * WIDE, across);
             }
