@@ -147,6 +147,7 @@ def test_bad_input(run, scans, run_wrn, tmp_path):
         (("predict", run.path, scans[0], "--top", 0), 2, "at least 1"),
         (("predict", "nowhere", scans[0]), 1, "no such run"),
         (("eval", tmp_path), 1, "not a run"),
+        (("eval", run.path.parent), 1, f"one of those below it, such as {run.path}"),
         (("eval", damaged), 1, "damaged"),
         (("eval", flipped), 1, "model.safetensors: damaged"),
         (("predict", run.path, scans[0], "--device", "cuda:9"), 2, "not on this machine"),

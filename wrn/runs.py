@@ -230,7 +230,11 @@ class Run:
         if not self.path.exists():
             raise MissingError(f"{self.path}: no such run; give the folder that `wrn train` named")
         if not self._is_a_run:
-            raise Error(f"{self.path}: not a run (it has no recipe.json); give the folder that `wrn train` named")
+            below = sorted(
+                file.parent for inner in ("*", "*/*", "*/*/*") for file in self.path.glob(f"{inner}/recipe.json")
+            )
+            give = f"one of those below it, such as {below[0]}" if below else "the folder that `wrn train` named"
+            raise Error(f"{self.path}: not a run (it has no recipe.json); give {give}")
 
     @property
     def _is_a_run(self) -> bool:

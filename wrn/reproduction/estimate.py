@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from wrn.data.catalog import entry
+from wrn.data.preparation import prepared
+from wrn.errors import Error
 from wrn.models.creation import create_model
 from wrn.recipes import Recipe
 from wrn.reproduction.plan import Job
@@ -45,7 +49,7 @@ def estimate(jobs: Sequence[Job], device: str | None = None) -> dict[str, Estima
         if (seconds := _of_a_finished(job)) is None:
             if like not in known:
                 known[like] = _seconds_of_an_image(job.recipe, job.precision, device)
-            images = job.recipe.labels or (entry(job.recipe.data).images or (0, 0))[0]
+            images = job.recipe.labels or _images(job.recipe.data, job.recipe.image_size, job.recipe.val_fraction)
             if (per_image := known[like]) is not None and images:
                 seconds = per_image * images * job.recipe.epochs
         with torch.device("meta"):
@@ -61,6 +65,17 @@ def _of_a_finished(job: Job) -> float | None:
     for path in sorted(job.path.parent.glob("seed*/result.json")):
         if (result := Run(path.parent).result)["precision"] == job.precision:
             return float(result["seconds"])
+    return None
+
+
+@cache
+def _images(data: str, image_size: int, val_fraction: float) -> int | None:
+    """To train on; None for a data set of one's own that is not prepared yet."""
+    if (known := entry(data).images) is not None:
+        return known[0]
+    with suppress(Error):
+        wanted = Recipe(data=data, image_size=image_size, val_fraction=val_fraction)
+        return cast(int | None, prepared(wanted).get("train_images"))
     return None
 
 
@@ -86,12 +101,14 @@ def _seconds_of_an_image(recipe: Recipe, precision: str, device: str | None) -> 
         optimised.step()
         loss.item()
 
+    found: list[float] = []
     try:
-        step()
-        clock = time.perf_counter()
-        step()
+        while len(found) < 2 or (len(found) < 9 and sum(found) < 1):  # seconds
+            clock = time.perf_counter()
+            step()
+            found.append(time.perf_counter() - clock)
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
         return None  # too large for this machine, as its run will say
-    return (time.perf_counter() - clock) / size
+    return min(found) / size  # the first one sets up; others may have had to share the machine
