@@ -11,7 +11,8 @@ import torch
 import wrn
 from wrn.folding import foldable
 from wrn.hardware import multiplies_bf16
-from wrn.inference import Folded, LayersOfOneDNN, fastest
+from wrn.inference import Folded, LayersOfOneDNN, _Rounded, fastest
+from wrn.models.thin import ThinResNet
 from wrn.native.library import available
 from wrn.native.network import Program
 
@@ -111,7 +112,7 @@ def test_native_takes_any_layout_and_nothing_else():
     for part in (strided[:, :, 2:34, 1:33], strided[::2], strided.double(), images[:0], images[4:]):
         with torch.no_grad():
             assert torch.allclose(native(part), network(part.float()), atol=1e-3)
-    for wrong in (images[:, :1], images[0], images.to("meta")):
+    for wrong in (images[:, :1], images[0], images[:, :, :0], images.to("meta")):
         with pytest.raises(ValueError, match="must be"):
             native(wrong)
     expected = native(images)
@@ -162,7 +163,7 @@ def test_the_fastest_is_chosen_once_and_near_enough(name, empty_cache):
     assert fastest(network, name, 32)[1] == how, "the second time from the cache"
 
 
-def test_a_choice_is_kept_for_a_name_but_not_for_a_network_that_it_spoils(empty_cache, monkeypatch):
+def test_what_is_fastest_is_kept_for_a_name_and_passed_over_where_it_spoils_a_network(empty_cache, monkeypatch):
     made = []
 
     def ways(network):
@@ -176,20 +177,41 @@ def test_a_choice_is_kept_for_a_name_but_not_for_a_network_that_it_spoils(empty_
 
     monkeypatch.setattr("wrn.inference._ways", ways)
     monkeypatch.setattr("wrn.inference._seconds", lambda candidate, _: 2 - isinstance(candidate, Folded))
-    network = trained("wrn-10-1")
+    network, spoilt = trained("wrn-10-1"), trained("wrn-10-1")
+    spoilt.fc.bias.data[0] = 1
     assert fastest(network, "wrn-10-1", 32)[1] == "folded"
     made.clear()
     assert fastest(network, "wrn-10-1", 32)[1] == "folded"
     assert made == ["folded"], "the others are not even made"
-    network.fc.bias.data[0] = 1
-    assert fastest(network, "wrn-10-1", 32) == (network, "as it is")
+    assert fastest(spoilt, "wrn-10-1", 32) == (spoilt, "as it is")
+    assert fastest(network, "wrn-10-1", 32)[1] == "folded", "whatever came between"
 
 
 def test_what_cannot_be_folded_is_refused():
     network = wrn.create_model("stochastic-depth-20", num_classes=10)  # whose shortcuts average
     assert not foldable(network)
-    with pytest.raises(ValueError, match="cannot be folded"):
-        Folded(network, LayersOfOneDNN(torch.float32))
+    for refused in (network, wrn.create_model("wrn-10-1", num_classes=10).to("meta")):
+        with pytest.raises(ValueError, match="cannot be folded"):
+            Folded(refused, LayersOfOneDNN(torch.float32))
+
+
+def test_convolutions_with_biases():
+    network = ThinResNet(1, 10, bias=True).eval()
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_()
+    layers = [LayersOfOneDNN(torch.float32), *([Program()] if available("fp32") else [])]
+    found = [Folded(copy.deepcopy(network), each)(images) for each in layers]
+    with torch.no_grad():
+        exact = network.double()(images.double())
+    assert all(distance(logits, exact) < 1e-5 for logits in found)
+
+
+def test_scoring_leaves_an_optimised_network_in_evaluation():
+    rounded = _Rounded(trained("wrn-10-1"))
+    wrn.evaluate(rounded, wrn.dataset("digits").test)
+    assert not any(part.training for part in rounded.modules())
 
 
 @needs_bf16

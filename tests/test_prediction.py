@@ -43,6 +43,12 @@ def test_paths_pictures_and_arrays_give_the_same(run, scans):
     assert model.predict(scans[0]).shape == (1, 10)
     assert model.predict([]).shape == (0, 10)
     torch.testing.assert_close(model.predict(scans, batch_size=3), from_paths)
+    with pytest.raises(ValueError, match="at least 1"):
+        model.predict(scans, batch_size=0)
+    model.train()
+    with pytest.raises(wrn.Error, match="no such picture"):
+        model.predict(["nowhere.png"])
+    assert model.training, "as it was"
     with pytest.raises(ValueError, match="uint8"):
         model.predict(np.zeros((1, 3, 32, 32), np.float32))
 
@@ -86,9 +92,11 @@ def test_names_in_the_place_of_what_they_name_are_refused(run):
         wrn.train("wrn-10-1")
     with pytest.raises(ValueError, match=r"give wrn.dataset\("):
         wrn.evaluate(wrn.load(run.path), "digits")
+    with pytest.raises(ValueError, match="Dataset is no split"):
+        wrn.evaluate(wrn.load(run.path), wrn.dataset("digits"))
 
 
-def test_predict_command(run, scans, run_wrn):
+def test_predict_command(run, scans, run_wrn, tmp_path):
     code, out, err = run_wrn("predict", run.path, scans[3], scans[7], "--top", 3, "--json")
     assert code == 0, err
     found = json.loads(out)
@@ -102,9 +110,14 @@ def test_predict_command(run, scans, run_wrn):
     assert "%" in out
     scans[0].with_name(".hidden.png").write_text("no picture")
     scans[0].with_name("notes.txt").write_text("no picture")
-    code, out, err = run_wrn("predict", run.path, scans[0].parent, scans[3], "--json")  # a folder's pictures
+    (tmp_path / "linked").symlink_to(scans[0].parent)
+    (tmp_path / "folder.png").mkdir()
+    code, out, err = run_wrn("predict", run.path, tmp_path, scans[3], "--json")  # a folder's pictures
     assert code == 0, err
-    assert [line["image"] for line in json.loads(out)] == [*map(str, scans), str(scans[3])]
+    assert [line["image"] for line in json.loads(out)] == [
+        *(str(tmp_path / "linked" / scan.name) for scan in scans),
+        str(scans[3]),
+    ]
 
 
 def test_eval_on_another_data_set_with_known_classes(run, run_wrn, tmp_path):

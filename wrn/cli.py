@@ -130,7 +130,7 @@ def predict(
     from wrn.prediction import top_classes
 
     if not images:
-        raise UsageError("wrn predict: no pictures named; add one or more files after the run")
+        raise UsageError("wrn predict: no pictures named; add files or folders after the run")
     found = top_classes(run, images, top, device, optimize)
     if json:
         print(jsonlib.dumps(found))

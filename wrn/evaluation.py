@@ -41,7 +41,8 @@ def evaluate(
     are not compared: they must be the network's, in its order.
     """
     if not hasattr(split, "in_order"):
-        raise UsageError(f"evaluate: {split!r} is no split; give wrn.dataset(NAME).test")
+        given = split if isinstance(split, str) else type(split).__name__
+        raise UsageError(f"evaluate: {given} is no split; give wrn.dataset(NAME).test")
     own = preprocess_of(model)
     if own is not None and own.constants() != split.preprocess.constants():
         raise UsageError(

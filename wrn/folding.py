@@ -19,7 +19,7 @@ from wrn.models.wide_resnet import WideResNet
 from wrn.native.network import INPUT
 from wrn.native.operations import scale_and_shift
 
-_Folded = tuple[Tensor, Tensor | None, int]
+_Weights = tuple[Tensor, Tensor | None, int]
 """A convolution's weight, its bias if it has one, its stride."""
 
 
@@ -55,7 +55,7 @@ class Layers(Protocol):
 
 
 def foldable(network: nn.Module) -> bool:
-    """Whether `write` knows its layers."""
+    """Whether `write` knows its layers: of residual networks, but not shortcuts that average (stochastic-depth-n)."""
     known = isinstance(network, WideResNet | PreActResNet | ThinResNet | ImageNetResNet | ImageNetPreResNet)
     return known and not any(isinstance(part, OptionA) and part.averaged for part in network.modules())
 
@@ -82,7 +82,8 @@ def _write_block(block: Residual, layers: Layers, x: int) -> int:
     original = isinstance(block, BasicBlock | Bottleneck)
     *inner, last = _branch(block, original)
     shortcut = _shortcut(block)
-    if not original and isinstance(block.bn1, nn.BatchNorm2d):
+    if not original and not isinstance(block.bn1, nn.Identity):
+        assert isinstance(block.bn1, nn.BatchNorm2d)
         layers.scale_shift_relu(x, a, *scale_and_shift(block.bn1))
         if shortcut is not None:  # from the activated map; x itself has had its use
             layers.convolution(a, x, *shortcut)
@@ -99,7 +100,7 @@ def _write_block(block: Residual, layers: Layers, x: int) -> int:
     return total
 
 
-def _branch(block: Residual, original: bool) -> list[_Folded]:
+def _branch(block: Residual, original: bool) -> list[_Weights]:
     """A block's convolutions, folded with the BN after each; the last one scaled as evaluation scales the branch."""
     convolutions = [part for name, part in block.named_children() if name.startswith("conv")]
     following = [part for name, part in block.named_children() if name.startswith("bn")]
@@ -111,9 +112,9 @@ def _branch(block: Residual, original: bool) -> list[_Folded]:
     return [*found, (weight * keep, None if bias is None else bias * keep, stride)]
 
 
-def _shortcut(block: Residual) -> _Folded | None:
+def _shortcut(block: Residual) -> _Weights | None:
     """The shortcut's convolution; None where it is the identity."""
-    shortcut = getattr(block, "downsample", None) or getattr(block, "shortcut", None)
+    shortcut = getattr(block, "downsample" if isinstance(block, BasicBlock | Bottleneck) else "shortcut", None)
     if isinstance(shortcut, OptionA):  # a 1x1 convolution with the identity does the same
         first = next(part for part in block.modules() if isinstance(part, nn.Conv2d))
         weight = torch.eye(first.in_channels + shortcut.new_channels, first.in_channels, device=first.weight.device)
@@ -123,7 +124,7 @@ def _shortcut(block: Residual) -> _Folded | None:
     return None if shortcut is None else _folded(shortcut)
 
 
-def _folded(conv: object, bn: object = None) -> _Folded:
+def _folded(conv: object, bn: object = None) -> _Weights:
     """A convolution with the BN after it."""
     assert isinstance(conv, nn.Conv2d)
     weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()

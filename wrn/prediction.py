@@ -1,5 +1,6 @@
 """Trained networks as people use them: RGB in [0, 1] to logits, pictures to probabilities, a data set to an error."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,14 +74,17 @@ class TrainedModel(nn.Module):
                 raise ValueError(f"images: {images.dtype} {images.shape}; an array must be uint8 (N, H, W, 3)")
         else:
             images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size}: must be at least 1")
         device = next(self.parameters()).device
-        was_training = self.training
+        was_training, probabilities = self.training, []
         self.eval()
-        probabilities = []
-        for start in range(0, len(images), batch_size):
-            pixels = self._pixels(images[start : start + batch_size]).to(device).permute(0, 3, 1, 2)
-            probabilities.append(self(pixels / 255).softmax(1).cpu())
-        self.train(was_training)
+        try:
+            for start in range(0, len(images), batch_size):
+                pixels = self._pixels(images[start : start + batch_size]).to(device).permute(0, 3, 1, 2)
+                probabilities.append(self(pixels / 255).softmax(1).cpu())
+        finally:
+            self.train(was_training)
         return torch.cat(probabilities) if probabilities else torch.empty(0, len(self.classes))
 
     def _pixels(self, images: Any) -> Tensor:
@@ -159,18 +163,19 @@ def top_classes(
 
 
 def _files(image: str) -> list[str]:
-    folder = Path(image)
-    if not folder.is_dir():
+    """A picture's path, or those of the pictures in a folder and below; links are followed, hidden files left out."""
+    if not Path(image).is_dir():
+        if not Path(image).exists():  # before others are decoded
+            raise MissingError(f"{image}: no such picture; check the path")
         return [image]
-    found = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in pictures.SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    found = []
+    for folder, subfolders, names in os.walk(image, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        wanted = [name for name in names if Path(name).suffix.lower() in pictures.SUFFIXES and not name.startswith(".")]
+        found += [str(Path(folder) / name) for name in wanted]
     if not found:
         raise MissingError(f"{image}: holds no pictures; name a picture, or a folder of some")
-    return [str(file) for file in found]
+    return sorted(found)
 
 
 def evaluate_run(

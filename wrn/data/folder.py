@@ -104,7 +104,7 @@ class Folder:
         """A share of each class, chosen by file name alone, as the test split."""
         if not self.val_fraction:
             alike = next((name for name in ("val", "valid", "validation") if (self.path / name).is_dir()), None)
-            add = f"rename {alike}/" if alike else "add one"
+            add = f"rename {alike}/ to test/" if alike else "add one"
             raise Error(
                 f"folder:{self.path}: has no test/ split; {add}, or hold out a part of train/ with --val-fraction 0.1"
             )

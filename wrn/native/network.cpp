@@ -109,13 +109,13 @@ struct Layer {
 
 static void run(const Layer& layer, int64_t images, const float* from, const float* weights, float* to) {
     const int64_t height = layer.height, width = layer.width, channels = layer.channels;
+    if (layer.kind == MAX_POOL) {
+        max_pool(from, to, images, height, width, channels);
+        return;
+    }
     const float* weight = weights + layer.weight;
     if (layer.kind == SCALE_SHIFT_RELU) {
         scale_shift_relu(from, to, images * height * width, channels, weight, weight + channels);
-        return;
-    }
-    if (layer.kind == MAX_POOL) {
-        max_pool(from, to, images, height, width, channels);
         return;
     }
     const float* bias = layer.bias < 0 ? nullptr : weights + layer.bias;

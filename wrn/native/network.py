@@ -87,7 +87,7 @@ class Program:
         )
 
     def max_pool(self, source: int, target: int) -> None:
-        channels = self._layers[-1].out
+        channels = next(layer.out for layer in reversed(self._layers) if layer.target == source)
         self._layers.append(_Layer(_MAX_POOL, source, target, channels, channels, 3, 2, -1))
 
     def _place(self, part: Tensor) -> int:
@@ -100,11 +100,17 @@ class Program:
         return self.__dict__ | {"_spare": []}
 
     def finish(self) -> None:
-        self._weights, self._parts = torch.cat(self._parts), []
+        assert not len(self._weights), "a program is of one network"
+        self._weights, place = floats(sum(map(len, self._parts))), 0
+        while self._parts:  # each is given up before the next is copied
+            part = self._parts.pop(0)
+            self._weights[place : place + len(part)] = part
+            place += len(part)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Of x (N, C, H, W) the means over places of what the layers give: (N, C'). Raises ValueError for another x."""
-        if x.ndim != 4 or x.shape[1] != self._layers[0].channels or x.device.type != "cpu":
+        fits = x.ndim == 4 and x.shape[1] == self._layers[0].channels and 0 not in x.shape[2:]
+        if not fits or x.device.type != "cpu":
             channels = self._layers[0].channels
             raise UsageError(f"images: {tuple(x.shape)} on {x.device}; must be (N, {channels}, H, W), on the CPU")
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # addresses would become constants of the trace

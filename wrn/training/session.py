@@ -71,7 +71,8 @@ def train(
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     if not isinstance(recipe, Recipe):
-        raise UsageError(f"train: {recipe!r} is no recipe; make one with wrn.recipe(MODEL, data=NAME)")
+        given = recipe if isinstance(recipe, str) else type(recipe).__name__
+        raise UsageError(f"train: {given} is no recipe; make one with wrn.recipe(MODEL, data=NAME)")
     log = Log(quiet)
     if teacher is not None:
         recipe = replace(recipe, teacher=named(teacher))
