@@ -325,6 +325,10 @@ COMMANDS = {
     "list": list_, "info": info, "data": data_, "bench": bench,
 }  # fmt: skip
 DATA_COMMANDS = {"list": data_list, "prepare": data_prepare, "info": data_info, "show": data_show}
+_WRN = (
+    "Wide Residual Networks: train, test, use, compare. `wrn train` alone trains on real digits. "
+    "`--debug` shows a failure's traceback."
+)
 GROUPS = {"data": DATA_COMMANDS, "bench": BENCH_COMMANDS}
 
 
@@ -346,18 +350,19 @@ def main(arguments: list[str] | None = None) -> int:
         commands, program = COMMANDS, "wrn"
         if words[0] in GROUPS:
             commands, program, words = GROUPS[words[0]], f"wrn {words[0]}", words[1:] or ["--help"]
-        if not words[0].startswith("-") and words[0] not in commands:
+        config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+        if words[0] in commands:
+            tyro.cli(commands[words[0]], prog=f"{program} {words[0]}", args=words[1:], config=config)  # type: ignore[call-overload]
+        elif words[0].startswith("-"):
+            tyro.extras.subcommand_cli_from_dict(
+                commands,  # type: ignore[arg-type]
+                prog=program,
+                description=_WRN if commands is COMMANDS else COMMANDS[program.removeprefix("wrn ")].__doc__,
+                args=words,
+                config=config,
+            )
+        else:
             raise unknown("command", f"{program} {words[0]}".removeprefix("wrn "), commands)
-        tyro.extras.subcommand_cli_from_dict(
-            commands,  # type: ignore[arg-type]
-            prog=program,
-            description="Wide Residual Networks: train, test, use, compare. `wrn train` alone trains on real digits. "
-            "`--debug` shows a failure's traceback."
-            if commands is COMMANDS
-            else COMMANDS[program.removeprefix("wrn ")].__doc__,
-            args=words,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-        )
         sys.stdout.flush()  # what cannot be printed is a failure too, but where nobody reads any more
     except (Error, OSError, KeyboardInterrupt, MemoryError) as error:
         if debug:
