@@ -95,6 +95,7 @@ class Recipe:
     matrix_decay: float = knob(0.0, "share of lr by which Muon shrinks the matrices at each step")
     layer_rules: bool = knob(False, "rates, decay and norm limits of single layers as the network's own paper has them")
     drop_last: bool = knob(False, "leave out the last, smaller batch of each epoch")
+    bn_window: float = knob(0.0, "share of all steps over which BN's running statistics average; 0: ten, as in torch")
 
     def __post_init__(self) -> None:
         _check(self)
@@ -245,6 +246,7 @@ def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
         "warmup": recipe.schedule == "steps" and "the schedule has none",
         "matrix_decay": recipe.optimizer != "muon" and f"{recipe.optimizer} has none",
         "bn_init": drawn or (not spec.batch_norm and f"{spec.name} has no BN"),
+        "bn_window": not spec.batch_norm and f"{spec.name} has no BN",
         "linear_init": drawn or (not spec.linear and f"{spec.name} has no linear layer"),
         "hint": not (recipe.stages and recipe.model == "fitnet") and "there is no stage of hints",
     }
@@ -299,6 +301,7 @@ def _check(recipe: Recipe) -> None:
             "epochs counted from 1; with one-cycle none",
         ),
         "warmup": (0.0 < recipe.warmup < 1.0, "a share in (0, 1)"),
+        "bn_window": (0.0 <= recipe.bn_window < 1.0, "a share in [0, 1)"),
         "label_smoothing": (
             recipe.label_smoothing == 0 or (0 < recipe.label_smoothing < 1 and recipe.loss == "cross-entropy"),
             "a share in [0, 1), with cross-entropy",

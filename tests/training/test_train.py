@@ -299,6 +299,20 @@ def test_checkpoints_are_ordered_by_epoch_not_by_time(tmp_path):
     assert found == ["epoch-0010-step-000000", "epoch-0009-step-000123", "epoch-0009-step-000000"]
 
 
+def test_statistics_average_over_a_share_of_the_steps(tmp_path):
+    """Against the first BN's means, averaged by hand while nothing is learnt. An epoch has 23 steps."""
+    for epochs, momentum in ((1, 0.1), (4, 1 / 23)):
+        recipe = wrn.recipe("wrn-10-1", data="digits", recipe="fast", epochs=epochs, lr=1e-12, bn_window=0.25)
+        run = wrn.train(recipe, tmp_path / str(epochs), device="cpu", precision="fp32", quiet=True)
+        stem, mean = wrn.network_of(recipe, 10, seed=0).conv1, torch.zeros(16)
+        for epoch in range(1, epochs + 1):
+            for images, _ in wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=epoch):
+                with torch.no_grad():
+                    mean += momentum * (stem(images).mean((0, 2, 3)) - mean)
+        found = wrn.load(run.path).network.group1[0].bn1
+        torch.testing.assert_close(found.running_mean, mean, rtol=1e-4, atol=1e-5)
+
+
 def test_drop_last_with_too_few_images(pictures, run_wrn):
     code, _, err = run_wrn("train", "wrn-10-1", "--data", f"folder:{pictures}", "--recipe", "authors", "--out", "run")
     assert code == 1
