@@ -220,11 +220,13 @@ def _read(path: Path) -> dict[str, Any]:
     else:
         state = "running" if run.held_by() else f"stopped after epoch {len(run.metrics)} of {made.epochs}"
     inexact = run.finished and run.result.get("bit_exact") is False
-    how = f"{execution.get('device', '')} {execution.get('precision', '')}{', not bit-exact' if inexact else ''}"
+    words = [f"{execution.get('device', '')} {execution.get('precision', '')}"]
+    words += ["native"] if execution.get("native") and execution.get("precision") == "fp32" else []  # not torch's own
+    words += ["not bit-exact"] if inexact else []
     return {
         "what": f"{made.model} on {made.data}, seed {run.seed}",
         "recipe": f"{made.recipe}{' but ' + changes if changes else ''}",
-        "how": how.strip(),
+        "how": ", ".join(words).strip(),
         "versions": versions.get("torch", ""),
         "state": state,
         "finished": run.finished,
