@@ -3,6 +3,7 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 import wrn
 from wrn.folding import foldable
 from wrn.hardware import multiplies_bf16
-from wrn.inference import Folded, LayersOfOneDNN, _Rounded, fastest
+from wrn.inference import Folded, OneDNN, _Rounded, fastest
 from wrn.models.thin import ThinResNet
 from wrn.native.library import available
 from wrn.native.network import Program
@@ -60,7 +61,7 @@ def test_folded_is_unfolded(name, fields):
     with torch.no_grad():
         exact, features = network.double()(images.double()), network.features(images.double())
     network.float()
-    folded = Folded(network, LayersOfOneDNN(torch.float32))
+    folded = Folded(network, OneDNN)
     assert distance(folded(images), exact) < 1e-5
     assert distance(folded.features(images), features) < 1e-5
     assert folded(images).dtype == torch.float32
@@ -90,7 +91,7 @@ def test_native_is_the_network(name, fields, sides):
     network = trained(name, **fields)
     assert Program.takes(network)
     images = torch.randn(5, fields.get("in_channels", 3), *sides, generator=torch.Generator().manual_seed(0))
-    native = Folded(copy.deepcopy(network), Program())  # whose classifier becomes float64 below
+    native = Folded(copy.deepcopy(network), Program)  # whose classifier becomes float64 below
     alone, together = native(images[:1]), native(images)
     with torch.no_grad():
         exact = network.double()(images.double())
@@ -107,7 +108,7 @@ def test_native_is_the_network(name, fields, sides):
 @needs_avx2
 def test_native_takes_any_layout_and_nothing_else():
     network = trained("wrn-10-1")
-    native, images = Folded(network, Program()), torch.randn(6, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    native, images = Folded(network, Program), torch.randn(6, 3, 36, 36, generator=torch.Generator().manual_seed(0))
     strided = images.contiguous(memory_format=torch.channels_last)
     for part in (strided[:, :, 2:34, 1:33], strided[::2], strided.double(), images[:0], images[4:]):
         with torch.no_grad():
@@ -121,14 +122,14 @@ def test_native_takes_any_layout_and_nothing_else():
         assert torch.equal(again(images), expected)
     torch.set_default_dtype(torch.float16)  # what is not said to be fp32 would be half as large
     try:
-        assert torch.equal(Folded(network, Program())(images), expected)
+        assert torch.equal(Folded(network, Program)(images), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
 @needs_avx2
 def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_images_fit(monkeypatch):
-    native = Folded(trained("wrn-10-1"), Program())
+    native = Folded(trained("wrn-10-1"), Program)
     images = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     threads, together = torch.get_num_threads(), native(images)
     torch.set_num_threads(threads + 1)
@@ -144,7 +145,7 @@ def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_image
 @pytest.mark.parametrize("name", ["wrn-10-2", "wrn-13-1-b313", "wrn-16-0.5", "resnet-14-cifar", "wrn-18-1-imagenet"])
 def test_folded_in_bf16_is_near(name):
     network, images = trained(name), torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    rounded = Folded(network, LayersOfOneDNN())(images)
+    rounded = Folded(network, partial(OneDNN, kind=torch.bfloat16))(images)
     assert rounded.dtype == torch.float32
     with torch.no_grad():
         assert distance(rounded, network.double()(images.double())) < 0.02
@@ -167,7 +168,7 @@ def test_what_is_fastest_is_kept_for_a_name_and_passed_over_where_it_spoils_a_ne
     made = []
 
     def ways(network):
-        broken = Folded(network, LayersOfOneDNN(torch.float32))
+        broken = Folded(network, OneDNN)
         if network.fc.bias[0] == 1:
             broken.fc = torch.nn.Linear(64, 10)
         return {
@@ -192,7 +193,7 @@ def test_what_cannot_be_folded_is_refused():
     assert not foldable(network)
     for refused in (network, wrn.create_model("wrn-10-1", num_classes=10).to("meta")):
         with pytest.raises(ValueError, match="cannot be folded"):
-            Folded(refused, LayersOfOneDNN(torch.float32))
+            Folded(refused, OneDNN)
 
 
 def test_convolutions_with_biases():
@@ -201,7 +202,7 @@ def test_convolutions_with_biases():
     for part in network.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.running_mean.normal_()
-    layers = [LayersOfOneDNN(torch.float32), *([Program()] if available("fp32") else [])]
+    layers = [OneDNN, *([Program] if available("fp32") else [])]
     found = [Folded(copy.deepcopy(network), each)(images) for each in layers]
     with torch.no_grad():
         exact = network.double()(images.double())

@@ -5,98 +5,67 @@ pre-activation block BN-ReLU-conv-BN-ReLU-conv the inner BN does; the first one 
 the activations. Dropout and stochastic depth leave nothing but the branch's scale, which the last convolution takes.
 """
 
+from collections.abc import Generator, Iterator
 from itertools import cycle
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from wrn.models.blocks import BasicBlock, OptionA
 from wrn.models.imagenet import Bottleneck, ImageNetPreResNet, ImageNetResNet
 from wrn.models.stochastic_depth import Residual
 from wrn.models.thin import PreActResNet, ThinResNet
 from wrn.models.wide_resnet import WideResNet
-from wrn.native.network import INPUT
+from wrn.native.network import INPUT, Convolution, Layer, MaxPool, ScaleShiftRelu
 from wrn.native.operations import scale_and_shift
 
 _Weights = tuple[Tensor, Tensor | None, int]
 """A convolution's weight, its bias if it has one, its stride."""
 
 
-class Layers(Protocol):
-    """What layers are written to, in the order they run, and what then runs them.
-
-    They read and write maps 0, 1 and 2; `INPUT` is what the network is given.
-    """
-
-    def convolution(
-        self,
-        source: int,
-        target: int,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int = 1,
-        adds: bool = False,
-        relu: bool = False,
-    ) -> None:
-        """Padded by half the kernel; plus bias, plus what the target holds if it `adds`, then ReLU."""
-
-    def scale_shift_relu(self, source: int, target: int, scale: Tensor, shift: Tensor) -> None:
-        """max(0, x * scale + shift), with (C,) each."""
-
-    def max_pool(self, source: int, target: int) -> None:
-        """Of 3x3 places, stride 2, padded by 1."""
-
-    def finish(self) -> None:
-        """No more layers."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Of images (N, C, H, W) the means over places of what the last layer gives: (N, C'), float32."""
-
-
 def foldable(network: nn.Module) -> bool:
-    """Whether `write` knows its layers: of residual networks, but not shortcuts that average (stochastic-depth-n)."""
+    """Whether `layers_of` knows its layers: of residual networks, but not averaging shortcuts (stochastic-depth-n)."""
     known = isinstance(network, WideResNet | PreActResNet | ThinResNet | ImageNetResNet | ImageNetPreResNet)
     return known and not any(isinstance(part, OptionA) and part.averaged for part in network.modules())
 
 
-def write(network: nn.Module, layers: Layers) -> None:
-    """All layers of a `foldable` network but its classifier."""
+def layers_of(network: nn.Module) -> Iterator[Layer]:
+    """All layers of a `foldable` network but its classifier, in the order they run."""
     bn = getattr(network, "bn1", None)
-    layers.convolution(INPUT, 0, *_folded(network.conv1, bn), relu=bn is not None)
+    yield Convolution(INPUT, 0, *_folded(network.conv1, bn), relu=bn is not None)
     x = 0
     if isinstance(network, ImageNetResNet | ImageNetPreResNet):
-        layers.max_pool(0, 1)
+        yield MaxPool(0, 1)
         x = 1
     for block in network.modules():
         if isinstance(block, Residual):
-            x = _write_block(block, layers, x)
+            x = yield from _layers_of_block(block, x)
     if (bn := getattr(network, "bn", None)) is not None:  # of pre-activation, after the last sum
-        layers.scale_shift_relu(x, (x + 1) % 3, *scale_and_shift(bn))
-    layers.finish()
+        yield ScaleShiftRelu(x, (x + 1) % 3, *scale_and_shift(bn))
 
 
-def _write_block(block: Residual, layers: Layers, x: int) -> int:
-    """A block whose input is the map x, which it may write over; the map of its sum."""
+def _layers_of_block(block: Residual, x: int) -> Generator[Layer, None, int]:
+    """Of a block whose input is the map x, which it may write over; returns the map of its sum."""
     a, b = (x + 1) % 3, (x + 2) % 3
     original = isinstance(block, BasicBlock | Bottleneck)
     *inner, last = _branch(block, original)
     shortcut = _shortcut(block)
     if not original and not isinstance(block.bn1, nn.Identity):
         assert isinstance(block.bn1, nn.BatchNorm2d)
-        layers.scale_shift_relu(x, a, *scale_and_shift(block.bn1))
+        yield ScaleShiftRelu(x, a, *scale_and_shift(block.bn1))
         if shortcut is not None:  # from the activated map; x itself has had its use
-            layers.convolution(a, x, *shortcut)
+            yield Convolution(a, x, *shortcut)
         here, rooms, total = a, (b, a), x
     elif shortcut is not None:
-        layers.convolution(x, b, *shortcut)
+        yield Convolution(x, b, *shortcut)
         here, rooms, total = x, (a, x), b
     else:
         here, rooms, total = x, (a, b), x
     for each, room in zip(inner, cycle(rooms), strict=False):
-        layers.convolution(here, room, *each, relu=True)
+        yield Convolution(here, room, *each, relu=True)
         here = room
-    layers.convolution(here, total, *last, adds=True, relu=original)
+    yield Convolution(here, total, *last, adds=True, relu=original)
     return total
 
 
@@ -127,9 +96,9 @@ def _shortcut(block: Residual) -> _Weights | None:
 def _folded(conv: object, bn: object = None) -> _Weights:
     """A convolution with the BN after it."""
     assert isinstance(conv, nn.Conv2d)
-    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+    weight, bias = conv.weight, conv.bias
     if bn is not None:
         assert isinstance(bn, nn.BatchNorm2d)
-        scale, shift = scale_and_shift(bn)
-        weight, bias = weight * scale[:, None, None, None], shift if bias is None else shift + bias * scale
-    return weight, bias, conv.stride[0]
+        assert bn.running_mean is not None and bn.running_var is not None
+        weight, bias = fuse_conv_bn_weights(weight, bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+    return weight.detach(), None if bias is None else bias.detach(), conv.stride[0]

@@ -9,8 +9,9 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,28 +21,27 @@ from torch import Tensor, nn
 from wrn.environment import code, processor
 from wrn.errors import UsageError
 from wrn.files import cache_dir, write_json
-from wrn.folding import Layers, foldable, write
+from wrn.folding import foldable, layers_of
 from wrn.hardware import multiplies_bf16
 from wrn.native.library import available
-from wrn.native.network import INPUT, Program
+from wrn.native.network import INPUT, Convolution, Layer, Program, ScaleShiftRelu
 from wrn.native.operations import scale_shift_relu
 
 
 class Folded(nn.Module):
     """Preprocessed images (N, C, H, W) -> logits (N, classes), float32; on a CPU, without gradients.
 
-    `layers`: what is to run them, still empty. They stay where and as precise as they are made, whatever the module is
-    moved to. Raises ValueError for a network that is not `foldable`, or not on the CPU.
+    `runner`: what its layers become, `Program` or such as `OneDNN`; they stay where and as precise as they are made,
+    whatever the module is moved to. Raises ValueError for a network that is not `foldable`, or not on the CPU.
     """
 
-    def __init__(self, network: nn.Module, layers: Layers) -> None:
+    def __init__(self, network: nn.Module, runner: Callable[[Iterable[Layer]], Callable[[Tensor], Tensor]]) -> None:
         super().__init__()
         if not foldable(network) or any(parameter.device.type != "cpu" for parameter in network.parameters()):
             raise UsageError(f"{type(network).__name__}: cannot be folded; it must be of a kind that can, on the CPU")
-        with torch.inference_mode():
-            write(network, layers)
         assert isinstance(network.fc, nn.Linear)
-        self.layers, self.fc = layers, network.fc
+        with torch.inference_mode():
+            self.layers, self.fc = runner(layers_of(network)), network.fc
         self.train(network.training)
 
     @torch.inference_mode()
@@ -55,45 +55,32 @@ class Folded(nn.Module):
         return logits
 
 
-class LayersOfOneDNN:
-    """`Layers` by oneDNN, a call each. `kind` is the number format of maps and weights; sums within one are fp32."""
+class OneDNN:
+    """Layers by oneDNN, a call each. `kind` is the number format of maps and weights; sums within one are fp32."""
 
-    def __init__(self, kind: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, layers: Iterable[Layer], kind: torch.dtype = torch.float32) -> None:
         self.kind = kind
-        self._layers: list[tuple[int, int, Callable[[Tensor, Tensor | None], Tensor]]] = []
-
-    def convolution(
-        self,
-        source: int,
-        target: int,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int = 1,
-        adds: bool = False,
-        relu: bool = False,
-    ) -> None:
-        self._layers.append((source, target, _Convolution(weight, bias, stride, adds, relu, self.kind)))
-
-    def scale_shift_relu(self, source: int, target: int, scale: Tensor, shift: Tensor) -> None:
-        self._layers.append((source, target, _ScaleShiftRelu(scale, shift, self.kind)))
-
-    def max_pool(self, source: int, target: int) -> None:
-        self._layers.append((source, target, _max_pool))
-
-    def finish(self) -> None:
-        pass
+        self._layers = [(layer.source, layer.target, _runs(layer, kind)) for layer in layers]
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Of images (N, C, H, W) the means over places of what the last layer gives: (N, C'), float32."""
         maps = {INPUT: x.to(self.kind, memory_format=torch.channels_last)}
-        for source, target, layer in self._layers:
-            maps[target] = layer(maps[source], maps.get(target))
+        for source, target, run in self._layers:
+            maps[target] = run(maps[source], maps.get(target))
         return maps[target].mean(dim=(2, 3), dtype=torch.float32)
 
 
+def _runs(layer: Layer, kind: torch.dtype) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """What computes the layer, from its source and what its target holds."""
+    if isinstance(layer, Convolution):
+        return _Convolution(layer, kind)
+    return _ScaleShiftRelu(layer, kind) if isinstance(layer, ScaleShiftRelu) else _max_pool
+
+
 class _ScaleShiftRelu:
-    def __init__(self, scale: Tensor, shift: Tensor, kind: torch.dtype) -> None:
-        self.scale, self.shift = scale, shift
-        self.native = available("bf16" if kind == torch.bfloat16 else "fp32") and len(scale) % 16 == 0
+    def __init__(self, layer: ScaleShiftRelu, kind: torch.dtype) -> None:
+        self.scale, self.shift = layer.scale, layer.shift
+        self.native = available("bf16" if kind == torch.bfloat16 else "fp32") and len(self.scale) % 16 == 0
 
     def __call__(self, x: Tensor, _: Tensor | None) -> Tensor:
         if self.native:
@@ -108,12 +95,10 @@ def _max_pool(x: Tensor, _: Tensor | None) -> Tensor:
 class _Convolution:
     """Laid out for the first 8 sizes of x."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, stride: int, adds: bool, relu: bool, kind: torch.dtype
-    ) -> None:
-        self.weight = weight.to(kind, memory_format=torch.channels_last)
-        self.bias, self.adds, self.relu = None if bias is None else bias.to(kind), adds, relu
-        self.geometry = ([weight.shape[2] // 2] * 2, [stride] * 2, [1, 1], 1)
+    def __init__(self, layer: Convolution, kind: torch.dtype) -> None:
+        self.weight = layer.weight.to(kind, memory_format=torch.channels_last)
+        self.bias, self.adds, self.relu = None if layer.bias is None else layer.bias.to(kind), layer.adds, layer.relu
+        self.geometry = ([layer.weight.shape[2] // 2] * 2, [layer.stride] * 2, [1, 1], 1)
         self.laid_out: dict[torch.Size, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,11 +197,11 @@ def _ways(network: nn.Module) -> dict[str, Callable[[], nn.Module]]:
     if multiplies_bf16(device):
         ways["bf16"] = lambda: _Rounded(copy.deepcopy(network).to(memory_format=torch.channels_last))
     if foldable(network) and device.type == "cpu" and torch.backends.mkldnn.is_available():
-        ways["folded"] = lambda: Folded(network, LayersOfOneDNN(torch.float32))
+        ways["folded"] = lambda: Folded(network, OneDNN)
         if available("fp32") and Program.takes(network):
-            ways["native"] = lambda: Folded(network, Program())
+            ways["native"] = lambda: Folded(network, Program)
         if multiplies_bf16(device):
-            ways["folded bf16"] = lambda: Folded(network, LayersOfOneDNN())
+            ways["folded bf16"] = lambda: Folded(network, partial(OneDNN, kind=torch.bfloat16))
     return ways
 
 

@@ -1,5 +1,7 @@
 """A network as a list of layers, which `network.cpp` walks through in one call: fp32, on CPUs, without gradients."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +19,42 @@ _ROOM = 64 << 20  # bytes for all maps; of more images some are computed at a ti
 _SCALE_SHIFT_RELU, _CONVOLUTION, _MAX_POOL = range(3)
 
 
-class _Layer(NamedTuple):
+@dataclass(frozen=True)
+class Convolution:
+    """By (out, in, k, k), padded by half of k; plus bias, plus what the target holds if it `adds`; then ReLU."""
+
+    source: int
+    target: int
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: int = 1
+    adds: bool = False
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class ScaleShiftRelu:
+    """max(0, x * scale + shift), with (C,) each."""
+
+    source: int
+    target: int
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Of 3x3 places, stride 2, padded by 1."""
+
+    source: int
+    target: int
+
+
+Layer = Convolution | ScaleShiftRelu | MaxPool
+"""They run in order, read `INPUT` and the maps 0, 1 and 2, and write these."""
+
+
+class _Row(NamedTuple):
     """As in `network.cpp`, in this order; weights are places in the program's array, or -1."""
 
     kind: int
@@ -42,15 +79,21 @@ class _Layer(NamedTuple):
 
 
 class Program:
-    """`Layers` in one call; those of a network that it `takes`. All their numbers lie in one array.
+    """Layers in one call; those of a network that it `takes`. All their numbers lie in one array.
 
     Of large enough maps 3x3 convolutions make fewer multiplications (`wrn.native.winograd`).
     """
 
-    def __init__(self) -> None:
-        self._layers: list[_Layer] = []
+    def __init__(self, layers: Iterable[Layer]) -> None:
         self._parts: list[Tensor] = []
-        self._weights = floats(0)
+        self._layers: list[_Row] = []
+        for layer in layers:
+            self._layers.append(self._row(layer))
+        self._weights, place = floats(sum(map(len, self._parts))), 0
+        while self._parts:  # each is given up before the next is copied
+            part = self._parts.pop(0)
+            self._weights[place : place + len(part)] = part
+            place += len(part)
         self._spare: list[Tensor] = []  # room for maps, from call to call, so that it is not faulted in each time
         self._laid_out: dict[tuple[int, int], tuple[Tensor, int, int]] = {}
 
@@ -60,35 +103,25 @@ class Program:
         convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
         return all(conv.out_channels % 16 == 0 and conv.kernel_size[0] in _KERNELS for conv in convolutions)
 
-    def scale_shift_relu(self, source: int, target: int, scale: Tensor, shift: Tensor) -> None:
-        weight = self._place(torch.cat([scale, shift]))
-        self._layers.append(_Layer(_SCALE_SHIFT_RELU, source, target, len(scale), len(scale), 1, 1, weight))
-
-    def convolution(
-        self,
-        source: int,
-        target: int,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int = 1,
-        adds: bool = False,
-        relu: bool = False,
-    ) -> None:
-        weight, (out, channels, kernel) = weight.float(), weight.shape[:3]
+    def _row(self, layer: Layer) -> _Row:
+        ends = layer.source, layer.target
+        if isinstance(layer, ScaleShiftRelu):
+            channels = len(layer.scale)
+            both = self._place(torch.cat([layer.scale, layer.shift]))
+            return _Row(_SCALE_SHIFT_RELU, *ends, channels, channels, 1, 1, both)
+        if isinstance(layer, MaxPool):
+            channels = next(row.out for row in reversed(self._layers) if row.target == layer.source)
+            return _Row(_MAX_POOL, *ends, channels, channels, 3, 2, -1)
+        weight, (out, channels, kernel) = layer.weight.float(), layer.weight.shape[:3]
         assert kernel in _KERNELS and out % 16 == 0
         panels = self._place(weight.reshape(out // 16, 16, channels, kernel, kernel).permute(0, 3, 4, 2, 1))
         tiles, step = -1, 0
-        if kernel == 3 and stride == 1 and channels % 8 == 0 and channels >= winograd.LEAST_CHANNELS:
+        if kernel == 3 and layer.stride == 1 and channels % 8 == 0 and channels >= winograd.LEAST_CHANNELS:
             made = winograd.prepared(weight)
             tiles, step = self._place(made), made.stride(0)
-        places = panels, tiles, step, -1 if bias is None else self._place(bias)
-        self._layers.append(
-            _Layer(_CONVOLUTION, source, target, channels, out, kernel, stride, *places, adds=adds, relu=relu)
-        )
-
-    def max_pool(self, source: int, target: int) -> None:
-        channels = next(layer.out for layer in reversed(self._layers) if layer.target == source)
-        self._layers.append(_Layer(_MAX_POOL, source, target, channels, channels, 3, 2, -1))
+        bias = -1 if layer.bias is None else self._place(layer.bias)
+        places = panels, tiles, step, bias
+        return _Row(_CONVOLUTION, *ends, channels, out, kernel, layer.stride, *places, adds=layer.adds, relu=layer.relu)
 
     def _place(self, part: Tensor) -> int:
         """Where it will be in the array, at a multiple of 64 bytes."""
@@ -98,14 +131,6 @@ class Program:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_spare": []}
-
-    def finish(self) -> None:
-        assert not len(self._weights), "a program is of one network"
-        self._weights, place = floats(sum(map(len, self._parts))), 0
-        while self._parts:  # each is given up before the next is copied
-            part = self._parts.pop(0)
-            self._weights[place : place + len(part)] = part
-            place += len(part)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Of x (N, C, H, W) the means over places of what the layers give: (N, C'). Raises ValueError for another x."""
