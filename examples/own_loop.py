@@ -43,7 +43,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         run = wrn.train(recipe, out=folder, seed=chosen.seed, device="cpu", precision="fp32", quiet=True)
-        theirs = wrn.load(run.path).network.state_dict()
+        theirs = wrn.load(run).network.state_dict()
     same = all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
     print("weights equal those of wrn train, bit for bit" if same else "weights DIFFER from those of wrn train")
     raise SystemExit(not same)

@@ -29,7 +29,7 @@ def scans(tmp_path_factory):
 
 
 def test_paths_pictures_and_arrays_give_the_same(run, scans):
-    model = wrn.load(run.path)
+    model = wrn.load(run)
     from_paths = model.predict(scans)
     assert from_paths.shape == (10, 10)
     torch.testing.assert_close(from_paths.sum(1), torch.ones(10))
@@ -54,7 +54,7 @@ def test_paths_pictures_and_arrays_give_the_same(run, scans):
 
 
 def test_loaded_model_is_fp32_in_evaluation_and_differentiable_to_the_pixels(run):
-    model = wrn.load(run.path)
+    model = wrn.load(run)
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     images = torch.rand(2, 3, 32, 32, requires_grad=True)
@@ -78,7 +78,7 @@ def test_what_a_loaded_model_refuses(run):
 
 
 def test_a_loaded_model_is_scored_with_its_own_preprocessing_once(run):
-    model = wrn.load(run.path)
+    model = wrn.load(run)
     assert wrn.evaluate(model, wrn.dataset("digits").test).error == run.result["test_error"]
     others = wrn.dataset("digits", preprocess="unit")
     with pytest.raises(ValueError, match="other numbers"):

@@ -111,7 +111,7 @@ class TrainedModel(nn.Module):
         return validation(image, self.image_size).permute(1, 2, 0)
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", *, optimize: bool = False) -> TrainedModel:
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", *, optimize: bool = False) -> TrainedModel:
     """The trained network of a finished run (its folder, or its `model.safetensors`), fp32, in evaluation mode.
 
     On a GPU TF32 is switched off for the process: fp32 means fp32. `optimize`: for use alone, without gradients, as it

@@ -21,13 +21,16 @@ from wrn.recipes import Recipe
 
 
 class Run:
-    """One run: a recipe, a seed, and what came of them."""
+    """One run: a recipe, a seed, and what came of them. Where a path is asked for it stands for its folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @property
     def recipe(self) -> Recipe:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def header_of(path: str | Path) -> dict[str, Any]:
+def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The facts in the header of a run's `model.safetensors`, given the run or the file."""
     file = file_of(path)
     try:
@@ -90,7 +91,7 @@ def header_of(path: str | Path) -> dict[str, Any]:
         raise Error(f"{file}: no model of ours, or damaged ({error}); give a finished run") from error
 
 
-def network_of(path: str | Path) -> nn.Module:
+def network_of(path: str | os.PathLike[str]) -> nn.Module:
     """The trained network alone, on the CPU, given the run or the file. Raises wrn.Error if it is damaged."""
     header = header_of(path)
     try:
@@ -130,7 +131,7 @@ def _must_hold(file: Path, expected: Mapping[str, Tensor]) -> None:
                 raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not {list(tensor.shape)}")
 
 
-def preprocess_of(path: str | Path) -> Preprocess:
+def preprocess_of(path: str | os.PathLike[str]) -> Preprocess:
     """The preprocessing that the network was trained with: from the header or, if it whitens, from the run's file."""
     constants = header_of(path)["preprocess"]
     if "whitening" in constants:
@@ -142,7 +143,7 @@ def preprocess_of(path: str | Path) -> Preprocess:
     return MeanStd(*numbers)
 
 
-def file_of(path: str | Path) -> Path:
+def file_of(path: str | os.PathLike[str]) -> Path:
     """`model.safetensors` of a finished run, or the file itself. Raises wrn.Error for a run that is not finished."""
     path = Path(path)
     if not path.is_dir():

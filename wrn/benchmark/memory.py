@@ -1,5 +1,6 @@
 """Peak memory of a training step, each way in a process of its own; beside it what the paper's framework took."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def counted(model: str, batch_size: int) -> dict[str, int]:
 
 def measure(model: str, batch_size: int, name: str, device: str) -> tuple[int, int | None]:
     """Bytes, in this process, which must do nothing else; and those of them in large arrays, None if not known."""
+    importlib.import_module("torch._dynamo")  # 70 MiB that some ways load as they are made, others in the first step
     recipe = recipe_of(model, batch_size, device, "digits")
     classes, split = resident(recipe, device)
     if name in OURS_BY_MEMORY:

@@ -1,5 +1,6 @@
 """The optimiser of a recipe: the paper's is SGD with Nesterov momentum, and weight decay on every parameter."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -9,7 +10,20 @@ from wrn.errors import UsageError
 from wrn.models.rules import LayerRule, limit_norms
 from wrn.models.stochastic_depth import skips_blocks
 from wrn.recipes import Recipe
-from wrn.training.muon import Muon
+from wrn.training.muon import Muon as _Muon
+
+
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
+    """The same optimiser, but for what torch wraps its methods in, to keep its compiler out of them.
+
+    The wrappers load the compiler first, which takes as long as torch itself and delays the first step by that.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), bare | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+SGD, RMSprop, Muon = map(_without_compiler, (torch.optim.SGD, torch.optim.RMSprop, _Muon))
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -35,13 +49,11 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         made = Muon(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, matrix_decay=recipe.matrix_decay)
     elif recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
-        made = torch.optim.RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5)
+        made = RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5)
     else:
         # One kernel for all parameters on a GPU; on a CPU it would silently take gradients of another layout wrongly
         fused = all(parameter.is_cuda for parameter in model.parameters())
-        made = torch.optim.SGD(
-            parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
-        )
+        made = SGD(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
     set_rates(made, recipe, 1)
     if skips_blocks(model):
         made.register_step_pre_hook(lambda *_: _count_as_zero(model))

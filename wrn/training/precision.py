@@ -54,7 +54,8 @@ class Execution:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         if self.deterministic:
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.use_deterministic_algorithms(self.deterministic)
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # being told loads torch's compiler
+            torch.use_deterministic_algorithms(self.deterministic)
         if torch.device(self.device).type == "cuda":
             torch.cuda.init()  # which torch forgets where a device has a number
             torch.cuda.reset_peak_memory_stats(self.device)
