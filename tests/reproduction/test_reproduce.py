@@ -63,7 +63,7 @@ def test_stopped_it_lets_its_runs_save(tmp_path, reproduce):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_it_passes_on_that_runs_are_to_save_and_minds_neither_hangups_nor_closed_pipes(tmp_path, reproduce):
-    going = reproduce("--seeds", "1", "--epochs", "12", "--jobs", "2")
+    going = reproduce("--seeds", "1", "--epochs", "6", "--jobs", "2")
     going.stdout.close()
     wait_for(lambda: list(tmp_path.glob("runs/digits/*/seed0/checkpoints/epoch-*")), going)
     for number in (signal.SIGHUP, signal.SIGUSR1):

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from wrn.models.creation import create_model
 from wrn.models.families import DepthRule
@@ -95,6 +94,7 @@ def measure(model: nn.Module, images: Tensor) -> list[Part]:
     children = dict(model.named_children())
     names = {child: name for name, child in children.items()}
     outputs: dict[str, tuple[int, ...]] = {}
+    macs = dict.fromkeys(children, 0)
     saved: dict[str, dict[int, Tensor]] = {"": {}}
     running = ""
 
@@ -105,6 +105,9 @@ def measure(model: nn.Module, images: Tensor) -> list[Part]:
 
     def leave(child: nn.Module, _: Any, output: Tensor) -> None:
         outputs[names[child]] = tuple(output.shape[1:])
+
+    def count(layer: nn.Conv2d | nn.Linear, _: Any, output: Tensor) -> None:
+        macs[running] += output[0].numel() * layer.weight[0].numel()
 
     seen: set[int] = set()
 
@@ -118,20 +121,19 @@ def measure(model: nn.Module, images: Tensor) -> list[Part]:
 
     handles = [child.register_forward_pre_hook(enter) for child in children.values()]
     handles += [child.register_forward_hook(leave) for child in children.values()]
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    handles += [layer.register_forward_hook(count) for layer in layers]
     model.train()
-    counter = FlopCounterMode(display=False)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), counter:
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(images)
     for handle in handles:
         handle.remove()
-    flops = counter.get_flop_counts()
-    root = type(model).__name__
     return [
         Part(
             name=name,
             output=outputs.get(name, ()),
             params=sum(p.numel() for p in children[name].parameters()),
-            macs=sum(flops.get(f"{root}.{name}", {}).values()) // 2 // len(images),
+            macs=macs[name],
             conv_layers=sum(isinstance(part, nn.Conv2d) for part in children[name].modules()),
             activation_bytes=sum(t.untyped_storage().nbytes() for t in saved.get(name, {}).values()) // len(images),
         )

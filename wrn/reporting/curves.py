@@ -16,8 +16,8 @@ def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        loss_axis = figure.add_subplot()
+        figure = Figure(figsize=(6.4, 4.0))
+        loss_axis = figure.add_axes((0.12, 0.13, 0.76, 0.78))
         error_axis = loss_axis.twinx()
         epochs = [line["epoch"] for line in metrics]
         marker = "." if len(epochs) < 30 else ""
@@ -35,7 +35,7 @@ def curves_svg(metrics: list[dict[str, Any]], title: str) -> str:
         loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
         error_axis.set(ylabel=f"{what}, % (solid)", ylim=(0, min(100.0, 1.08 * max(error) + 0.1)))
         error_axis.grid(alpha=0.3)
-        loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         drops = [b["epoch"] for a, b in pairwise(metrics) if a["lr"] != b["lr"]]
         for epoch in drops if 2 * len(drops) < len(epochs) else []:  # not of a rate that changes all the time
             loss_axis.axvline(epoch, color="0.7", linewidth=0.8, linestyle=":")
