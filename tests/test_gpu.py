@@ -6,7 +6,6 @@ from safetensors.torch import load_file
 
 import wrn
 from wrn.data.loader import Resident
-from wrn.training.optim import is_fused
 from wrn.training.passes import Passes
 from wrn.training.precision import choose
 from wrn.training.readings import Readings
@@ -41,12 +40,14 @@ def test_low_memory_takes_less_and_changes_nothing_beyond_rounding(memory, preci
     recipe = wrn.recipe("wrn-16-2", data="digits", augment="flip-crop")
     data, found, taken = wrn.dataset(recipe, device="cuda"), {}, {}
     images, labels = next(data.train.batches(recipe, seed=0, epoch=1))
+    # One way has cuDNN's BN, the other torch's: where they round fp32 otherwise ReLUs turn, in float64 hardly any
+    kind, near = (torch.float64, 1e-6) if precision == "fp32" else (torch.float32, 3e-2)
     for way in ("normal", memory):
         execution = choose("cuda", precision, memory=way)
         execution.apply()
-        network = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+        network = execution.place(wrn.network_of(recipe, 10, seed=0).to(kind)).train()
         learnt, before = wrn.objective(network, recipe, autocast=execution.autocast), torch.cuda.memory_allocated()
-        loss, _ = learnt(execution.arrange(images), labels)
+        loss, _ = learnt(execution.arrange(images.to(kind)), labels)
         taken[way] = torch.cuda.memory_allocated() - before
         loss.backward()
         gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
@@ -55,7 +56,7 @@ def test_low_memory_takes_less_and_changes_nothing_beyond_rounding(memory, preci
     for name, value in found["normal"].items():
         distance = torch.linalg.vector_norm((found[memory][name] - value).double())
         scale = torch.linalg.vector_norm(value.double())
-        assert distance <= (1e-4 if precision == "fp32" else 3e-2) * scale, name
+        assert distance <= near * scale, name
 
 
 def test_tf32_rounds_and_fp32_does_not():
@@ -77,16 +78,16 @@ def test_compiled_run(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-@pytest.mark.parametrize("graphs", [False, True])
-def test_no_step_waits_for_the_gpu(graphs):
+@pytest.mark.parametrize(("name", "graphs"), [("paper", False), ("paper", True), ("fast", False)])
+def test_no_step_waits_for_the_gpu(name, graphs):
     """Batches, losses and updates are only queued; numbers are read when they are there."""
-    recipe = wrn.recipe("wrn-10-1", data="digits", augment="flip-crop", dropout=0.1)
+    recipe = wrn.recipe("wrn-10-1", data="digits", recipe=name, augment="flip-crop", dropout=0.1)
     execution = choose("cuda", "bf16")
     data, network = wrn.dataset(recipe, device="cuda"), execution.place(wrn.network_of(recipe, 10, seed=0)).train()
     learnt, optimizer = wrn.objective(network, recipe, autocast=execution.autocast), wrn.optimizer(network, recipe)
     learnt.start_epoch(1)
     passes = Passes(learnt, optimizer, graphs)
-    readings, losses = Readings("cuda", may_run_ahead=is_fused(optimizer)), []
+    readings, losses = Readings("cuda"), []
     try:
         for step, (images, labels) in enumerate(data.train.batches(recipe, seed=0, epoch=1), 1):
             found = passes(execution.arrange(images), labels)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from safetensors import SafetensorError
 
 from wrn.errors import Error
@@ -19,7 +18,11 @@ from wrn.errors import Error
 
 def cache_dir() -> Path:
     """Where caches lie: `WRN_CACHE_DIR`, else the platform's user cache."""
-    return Path(os.environ.get("WRN_CACHE_DIR") or platformdirs.user_cache_dir("wrn"))
+    if given := os.environ.get("WRN_CACHE_DIR"):
+        return Path(given)
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("wrn"))
 
 
 def sha256_of(path: Path) -> str:

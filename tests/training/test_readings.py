@@ -10,13 +10,13 @@ def told(readings):
 
 
 def test_on_a_cpu_at_once():
-    readings = Readings("cpu", may_run_ahead=True)
+    readings = Readings("cpu")
     assert told(readings.add(1, torch.tensor(0.5), torch.tensor(1.0), torch.tensor(3), 8)) == [(1, 0.5, 3, 8)]
     assert told(readings.rest()) == []
 
 
 def test_late_but_in_order_and_none_is_lost():
-    readings = Readings("cpu", may_run_ahead=True)
+    readings = Readings("cpu")
     readings.lag = 2
     given = [
         told(readings.add(step, torch.tensor(step / 10), torch.tensor(1.0), torch.tensor(step), 8))

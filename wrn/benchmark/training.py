@@ -32,7 +32,6 @@ from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
 from wrn.training.objective import objective
-from wrn.training.optim import is_fused
 from wrn.training.passes import Passes
 from wrn.training.precision import Execution, choose
 from wrn.training.readings import Readings
@@ -126,7 +125,7 @@ def ours(
     learnt.start_epoch(1)
     optimizer = wrn.optimizer(network, recipe)
     passes = Passes(learnt, optimizer, execution.graphs)
-    readings = Readings(execution.device, may_run_ahead=is_fused(optimizer))
+    readings = Readings(execution.device)
 
     def step() -> None:
         images, labels = next(loaded)
@@ -158,7 +157,8 @@ def usual_loops(
     if (wide := usual_size(recipe.model)) is None:
         raise UsageError(f"model {recipe.model!r}: the written-out loop has WRNs of blocks B(3,3); leave --compare out")
     images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
-    workers = min(2, cores()) if workers is None else workers
+    if workers is None:  # two is what most take; a GPU would wait for them
+        workers = min(2 if torch.device(device).type == "cpu" else 8, cores())
     given = (images, labels, recipe.batch_size, workers)
 
     def network() -> nn.Module:

@@ -25,7 +25,7 @@ from wrn.training import checkpoint, outcome
 from wrn.training.checkpoint import Belongings, Progress
 from wrn.training.interruption import Interrupted, Interruption
 from wrn.training.objective import objective
-from wrn.training.optim import is_fused, optimizer, set_rates, start_epoch
+from wrn.training.optim import optimizer, set_rates, start_epoch
 from wrn.training.passes import Passes
 from wrn.training.precision import Execution
 from wrn.training.readings import Reading, Readings
@@ -113,7 +113,7 @@ class Training:
         self.network.train()
         batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
         passes = Passes(self.objective, self.optimizer, self.execution.graphs)
-        readings = Readings(self.execution.device, may_run_ahead=is_fused(self.optimizer))
+        readings = Readings(self.execution.device)
         clock = time.perf_counter()
         for images, labels in batches:
             set_rates(self.optimizer, recipe, epoch, progress.step / steps)

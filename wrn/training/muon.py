@@ -4,11 +4,15 @@ A convolution's weight counts as a matrix of its output channels by all else. A 
 gradient by equal lengths, the frequent ones no longer drown the rare: a few epochs do the work of many (docs/log.md).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+_MOST = 2**22  # numbers in matrices that are worked on together
 
 
 class Muon(torch.optim.Optimizer):
@@ -37,40 +41,67 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            given = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if others := [each for each in given if each.ndim <= 2]:  # the classifier's too, as Muon's author has it
+                decayed = torch._foreach_add(_gradients(others), others, alpha=group["weight_decay"])
+                updates = self._nesterov(others, decayed, group["momentum"])
+                torch._foreach_add_(others, updates, alpha=-group["lr"])
+            for matrices in _alike([each for each in given if each.ndim > 2]):
+                updates = self._nesterov(matrices, _gradients(matrices), group["momentum"])
+                rows, columns = len(updates[0]), updates[0][0].numel()
+                found = orthogonal(torch.stack([update.reshape(rows, columns) for update in updates]))
+                found *= max(1, rows / columns) ** 0.5
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["matrix_decay"])
+                torch._foreach_add_(matrices, [each.view_as(updates[0]) for each in found], alpha=-group["lr"])
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        is_matrix = parameter.ndim > 2  # the classifier's is left to SGD, as its author does
-        gradient = parameter.grad
-        assert gradient is not None
-        if not is_matrix:
-            gradient = gradient.add(parameter, alpha=group["weight_decay"])
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = gradient.clone()
-        else:
-            state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        update = gradient.add(state["momentum_buffer"], alpha=group["momentum"])
-        if is_matrix:
-            rows, columns = len(update), update[0].numel()
-            update = orthogonal(update.reshape(rows, columns)).view(update.shape) * max(1, rows / columns) ** 0.5
-            parameter.mul_(1 - group["lr"] * group["matrix_decay"])
-        parameter.add_(update, alpha=-group["lr"])
+    def _nesterov(self, parameters: list[Tensor], gradients: Tensors, momentum: float) -> Tensors:
+        """Add the gradients to the momentum; gives what to go along."""
+        for parameter in parameters:
+            self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients)
+        return torch._foreach_add(gradients, buffers, alpha=momentum)
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _alike(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Those of one shape together: on a GPU what counts is how many kernels are asked for. So many that what is made of
+    them stays small.
+    """
+    shapes: dict[torch.Size, list[Tensor]] = {}
+    for parameter in parameters:
+        shapes.setdefault(parameter.shape, []).append(parameter)
+    for alike in shapes.values():
+        step = max(1, _MOST // alike[0].numel())
+        yield from (alike[start : start + step] for start in range(0, len(alike), step))
 
 
 def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
-    """Near to U V' of the matrix's singular value decomposition U S V', by Newton-Schulz iterations, (m, n) -> (m, n).
+    """Near to U V' of each matrix's singular value decomposition U S V', by Newton-Schulz iterations, (..., m, n).
 
     The coefficients are Jordan's: they bring most singular values near 1 in few steps, none of them to 1 itself, and
-    leave the smallest small.
+    leave the smallest small. A step multiplies X by a polynomial of X X': it is these small squares that are iterated.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide / (wide.norm() + 1e-7)
-    for _ in range(steps):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if wide is not matrix else x
+
+    def polynomial(square: Tensor) -> Tensor:
+        found = b * square + c * square @ square
+        found.diagonal(dim1=-2, dim2=-1).add_(a)
+        return found
+
+    is_high = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if is_high else matrix
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    square = x @ x.mT
+    factor = product = polynomial(square)
+    for _ in range(steps - 1):
+        square = factor @ square @ factor
+        factor = polynomial(square)
+        product = factor @ product
+    x = product @ x
+    return x.mT if is_high else x

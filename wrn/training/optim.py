@@ -90,13 +90,8 @@ def skip_unless_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) 
 
     torch's fused kernels heed what the scaler of fp16 gradients tells them by.
     """
-    if is_fused(optimizer):
+    if optimizer.defaults.get("fused"):
         optimizer.found_inf = (~gradient_norm.isfinite()).float()  # type: ignore[attr-defined]
-
-
-def is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether one kernel makes its step."""
-    return bool(optimizer.defaults.get("fused"))
 
 
 def _rules(model: nn.Module) -> dict[str, LayerRule]:

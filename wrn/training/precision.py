@@ -57,6 +57,9 @@ class Execution:
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # being told loads torch's compiler
             torch.use_deterministic_algorithms(self.deterministic)
         if torch.device(self.device).type == "cuda":
+            torch.backends.cudnn.benchmark = not self.deterministic  # images are of one size: the search pays
+            if self.deterministic:  # before cuBLAS is loaded
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.cuda.init()  # which torch forgets where a device has a number
             torch.cuda.reset_peak_memory_stats(self.device)
 

@@ -20,16 +20,16 @@ class Reading:
 
 
 class Readings:
-    """Numbers of steps, in their order: at once, or two steps later where the step `may_run_ahead` of them.
+    """Numbers of steps, in their order: at once, or two steps later from a GPU.
 
-    To read a number from a GPU waits until it is computed. Two steps later it is there already: Python stays two steps
-    ahead of the GPU, which never waits for it.
+    To read a number from there waits until it is computed. Two steps later it is there already: Python stays two steps
+    ahead of the GPU, which never waits for it. Whoever saves what was trained reads the `rest` first.
     """
 
-    def __init__(self, device: str, may_run_ahead: bool) -> None:
+    def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         self.on_gpu = self.device.type == "cuda"
-        self.lag = 2 if self.on_gpu and may_run_ahead else 0
+        self.lag = 2 if self.on_gpu else 0
         self._waiting: deque[tuple[int, Tensor, int, torch.cuda.Event | None]] = deque()
 
     def add(self, step: int, loss: Tensor, gradient_norm: Tensor, wrong: Tensor, images: int) -> Iterator[Reading]:
