@@ -58,7 +58,8 @@ class Muon(torch.optim.Optimizer):
     def _nesterov(self, parameters: list[Tensor], gradients: Tensors, momentum: float) -> Tensors:
         """Add the gradients to the momentum; gives what to go along."""
         for parameter in parameters:
-            self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)
@@ -70,9 +71,7 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def _alike(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Those of one shape together: on a GPU what counts is how many kernels are asked for. So many that what is made of
-    them stays small.
-    """
+    """Those of one shape together, as far as what is made of them stays small: a GPU waits for each kernel's name."""
     shapes: dict[torch.Size, list[Tensor]] = {}
     for parameter in parameters:
         shapes.setdefault(parameter.shape, []).append(parameter)
