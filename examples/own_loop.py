@@ -19,22 +19,25 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--model", default="wrn-10-1")
     arguments.add_argument("--data", default="digits")
+    arguments.add_argument("--recipe", default="paper")
     arguments.add_argument("--epochs", type=int, default=2)
     arguments.add_argument("--seed", type=int, default=0)
     chosen = arguments.parse_args()
 
-    recipe = wrn.recipe(chosen.model, data=chosen.data, epochs=chosen.epochs, dropout=0.3)
+    recipe = wrn.recipe(chosen.model, data=chosen.data, recipe=chosen.recipe, epochs=chosen.epochs, dropout=0.3)
     data = wrn.dataset(recipe, seed=chosen.seed)
-    # channels_last is the layout `wrn train` computes in; NCHW would differ by rounding
-    model = wrn.network_of(recipe, len(data.classes), chosen.seed).to(memory_format=torch.channels_last)
+    steps = data.train.steps(recipe)
+    model = wrn.network_of(recipe, len(data.classes), chosen.seed, recipe.epochs * steps)
+    model.to(memory_format=torch.channels_last)  # the layout `wrn train` computes in; NCHW would differ by rounding
     optimizer = wrn.optimizer(model, recipe)
 
     for epoch in range(1, recipe.epochs + 1):
         wrn.start_epoch(optimizer, recipe, epoch)  # the learning rate, and what happens where it drops
         model.train()
         # Order, augmentation and (by the seed set before each batch) dropout depend on seed, epoch and step alone
-        for images, labels in data.train.batches(recipe, seed=chosen.seed, epoch=epoch):
-            loss = F.cross_entropy(model(images), labels)
+        for step, (images, labels) in enumerate(data.train.batches(recipe, seed=chosen.seed, epoch=epoch)):
+            wrn.set_rates(optimizer, recipe, epoch, step / steps)  # of matter where the rate changes step by step
+            loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import wrn
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -14,8 +16,9 @@ def run(*words):
     return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
 
 
-def test_own_loop_ends_with_the_bits_of_wrn_train():
-    done = run(EXAMPLES / "own_loop.py", "--epochs", 2)
+@pytest.mark.parametrize(("recipe", "epochs"), [("paper", 2), ("fast", 1)])
+def test_own_loop_ends_with_the_bits_of_wrn_train(recipe, epochs):
+    done = run(EXAMPLES / "own_loop.py", "--epochs", epochs, "--recipe", recipe)
     assert done.returncode == 0, done.stderr
     assert "bit for bit" in done.stdout
 

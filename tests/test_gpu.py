@@ -83,7 +83,10 @@ def test_no_step_waits_for_the_gpu(name, graphs):
     """Batches, losses and updates are only queued; numbers are read when they are there."""
     recipe = wrn.recipe("wrn-10-1", data="digits", recipe=name, augment="flip-crop", dropout=0.1)
     execution = choose("cuda", "bf16")
-    data, network = wrn.dataset(recipe, device="cuda"), execution.place(wrn.network_of(recipe, 10, seed=0)).train()
+    data, network = (
+        wrn.dataset(recipe, device="cuda"),
+        execution.place(wrn.network_of(recipe, 10, 0, steps=100)).train(),
+    )
     learnt, optimizer = wrn.objective(network, recipe, autocast=execution.autocast), wrn.optimizer(network, recipe)
     learnt.start_epoch(1)
     passes = Passes(learnt, optimizer, graphs)

@@ -305,7 +305,7 @@ def test_statistics_average_over_a_share_of_the_steps(tmp_path):
         changed = {"epochs": epochs, "lr": 1e-12, "bn_window": 0.25, "labels": 512, "image_size": 16}
         recipe = wrn.recipe("wrn-10-1", data="digits", recipe="fast", **changed)
         run = wrn.train(recipe, tmp_path / str(epochs), device="cpu", precision="fp32", quiet=True)
-        stem, mean = wrn.network_of(recipe, 10, seed=0).conv1, torch.zeros(16)
+        stem, mean = wrn.network_of(recipe, 10, 0, steps=1).conv1, torch.zeros(16)
         for epoch in range(1, epochs + 1):
             for images, _ in wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=epoch):
                 with torch.no_grad():

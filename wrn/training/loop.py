@@ -51,8 +51,8 @@ class Training:
         """Make what is trained, in memory alone. Raises ValueError where the recipe's parts do not fit together."""
         recipe, execution = self.recipe, self.execution
         execution.apply()
-        self.network = execution.place(network_of(recipe, len(self.data.classes), self.seed))
-        average_statistics(self.network, recipe, recipe.epochs * self.data.train.steps(recipe))
+        steps = recipe.epochs * self.data.train.steps(recipe)
+        self.network = execution.place(network_of(recipe, len(self.data.classes), self.seed, steps))
         self.objective = objective(
             self.network,
             recipe,
@@ -173,9 +173,15 @@ class Training:
         self.interrupt.saved()
 
 
-def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:
-    """The recipe's network with the initial weights that belong to the seed, on the CPU."""
-    return create_model(
+def network_of(recipe: Recipe, num_classes: int, seed: int, steps: int | None = None) -> nn.Module:
+    """The recipe's network with the initial weights that belong to the seed, on the CPU.
+
+    `steps`: of the whole training, `recipe.epochs * data.train.steps(recipe)`, which a recipe with a `bn_window` needs;
+    ValueError if such a one is not told.
+    """
+    if recipe.bn_window and steps is None:
+        raise UsageError(f"bn_window {recipe.bn_window}: a share of all steps; say how many, steps=")
+    network = create_model(
         recipe.model,
         num_classes=num_classes,
         dropout=recipe.dropout,
@@ -188,15 +194,10 @@ def network_of(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:
         linear_init=recipe.linear_init,
         seed=key(seed, "init"),
     )
-
-
-def average_statistics(network: nn.Module, recipe: Recipe, steps: int) -> None:
-    """Let BN's running statistics average over the recipe's share of all `steps`, and over ten at least.
-
-    torch's momentum of 0.1 averages the last ten batches or so; small ones leave noise that costs accuracy (Wu &
-    Johnson 2021, arXiv 2105.07576). Where the rate falls to 0 the last weights hardly differ: more can be averaged.
-    """
-    if recipe.bn_window:
+    if recipe.bn_window and steps is not None:
+        # torch's momentum of 0.1 averages the last ten batches or so; small ones leave noise that costs accuracy (Wu &
+        # Johnson 2021, arXiv 2105.07576). Where the rate falls to 0 the last weights hardly differ, and more will do
         for part in network.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.momentum = min(0.1, 1 / (recipe.bn_window * steps))
+    return network
