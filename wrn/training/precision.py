@@ -57,7 +57,8 @@ class Execution:
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # being told loads torch's compiler
             torch.use_deterministic_algorithms(self.deterministic)
         if torch.device(self.device).type == "cuda":
-            torch.backends.cudnn.benchmark = not self.deterministic  # images are of one size: the search pays
+            # Images are of one size: to search for the fastest convolutions pays, but these may want more memory
+            torch.backends.cudnn.benchmark = self.memory == "normal" and not self.deterministic
             if self.deterministic:  # before cuBLAS is loaded
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.cuda.init()  # which torch forgets where a device has a number
