@@ -24,7 +24,7 @@ def test_the_interval_of_a_mean_is_students():
     assert (found.low, found.high) == (pytest.approx(5.1 - half, abs=1e-4), pytest.approx(5.1 + half, abs=1e-4))
 
 
-@pytest.mark.parametrize("runs", [3, 4, 9])
+@pytest.mark.parametrize("runs", [3, 4, 5, 8, 9])
 def test_the_interval_of_a_median_covers_it_as_often_as_it_says(runs):
     draw = np.random.default_rng(0)
     found = [statistics.median(draw.normal(5, 1, runs).tolist()) for _ in range(300)]
