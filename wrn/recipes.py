@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -140,7 +141,7 @@ class Recipe:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
-        for name, kind in get_type_hints(cls).items():
+        for name, kind in _kinds().items():
             if kind in (float, float | None) and type(values.get(name)) is int:  # 1 and 1.0 are one, with one hash
                 values[name] = float(values[name])
             if kind == tuple[float, ...] and isinstance(values.get(name), tuple):
@@ -167,6 +168,12 @@ class Recipe:
         usual = {f.name: getattr(named if f.name == "epochs" else scaled, f.name) for f in dataclasses.fields(self)}
         here = {name: getattr(self, name) for name in usual}
         return {name: {"recipe": usual[name], "here": here[name]} for name in usual if here[name] != usual[name]}
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The types of a recipe's fields, which take longer to find than all else in making one."""
+    return get_type_hints(Recipe)
 
 
 def _named(name: str, model: str, data: str) -> Recipe:
@@ -257,7 +264,7 @@ def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
 
 def _check(recipe: Recipe) -> None:
     """Raise ValueError where a field's type or value makes no sense."""
-    for name, kind in get_type_hints(Recipe).items():
+    for name, kind in _kinds().items():
         if not _is_of(getattr(recipe, name), kind):
             raise UsageError(f"recipe field {name}: {getattr(recipe, name)!r} is not {_in_words(kind)}")
     limits = {
