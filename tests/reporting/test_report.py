@@ -272,3 +272,21 @@ def test_runs_of_no_table_are_listed_too(folder):
     told = in_another_process(folder)
     _, _, *others = table_of(told, "Other runs").items()
     assert others == [(job.name, ["wrn-10-1 on digits, seed 0", "paper but epochs 4", "cpu fp32", "1.25"])]
+
+
+def test_times_are_beside_plain_wrn_whatever_file_comes_first(tmp_path, run_wrn):
+    """As benchmarks/gpu.sh names them, `train-X-graphs.json` lies before `train-X.json`."""
+    about = {"device": "GPU", "threads": 1, "torch": "2"}
+    for name, times in (
+        ("train-X-graphs", {"wrn, graphs": 5}),
+        ("train-X", {"wrn": 10, "usual loop, fp32": 30}),
+    ):
+        same = {"model": "X", "batch_size": 1, "images_per_second": 1.0}
+        rows = [{**same, "contestant": by, "ms": ms, "ms_min": ms, "ms_max": ms} for by, ms in times.items()]
+        path = tmp_path / "runs" / "bench" / "cuda" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"what": "train", "machine": about, "rows": rows}))
+    code, out, err = run_wrn("report", "runs")
+    assert code == 0, err
+    ratios = {cells[2].strip(): cells[5].strip() for line in out.splitlines() if len(cells := line.split("|")) > 6}
+    assert (ratios["wrn"], ratios["wrn, graphs"], ratios["usual loop, fp32"]) == ("", "0.50", "3.00")

@@ -314,6 +314,11 @@ def test_statistics_average_over_a_share_of_the_steps(tmp_path):
         torch.testing.assert_close(found.running_mean, mean, rtol=1e-4, atol=1e-5)
 
 
+def test_a_share_of_the_steps_wants_their_number():
+    with pytest.raises(ValueError, match="say how many"):
+        wrn.network_of(wrn.recipe("wrn-10-1", data="digits", recipe="fast"), 10, seed=0)
+
+
 def test_drop_last_with_too_few_images(pictures, run_wrn):
     code, _, err = run_wrn("train", "wrn-10-1", "--data", f"folder:{pictures}", "--recipe", "authors", "--out", "run")
     assert code == 1

@@ -179,8 +179,6 @@ def network_of(recipe: Recipe, num_classes: int, seed: int, steps: int | None = 
     `steps`: of the whole training, `recipe.epochs * data.train.steps(recipe)`, which a recipe with a `bn_window` needs;
     ValueError if such a one is not told.
     """
-    if recipe.bn_window and steps is None:
-        raise UsageError(f"bn_window {recipe.bn_window}: a share of all steps; say how many, steps=")
     network = create_model(
         recipe.model,
         num_classes=num_classes,
@@ -194,7 +192,9 @@ def network_of(recipe: Recipe, num_classes: int, seed: int, steps: int | None = 
         linear_init=recipe.linear_init,
         seed=key(seed, "init"),
     )
-    if recipe.bn_window and steps is not None:
+    if recipe.bn_window:
+        if steps is None:
+            raise UsageError(f"bn_window {recipe.bn_window}: a share of all steps; say how many, steps=")
         # torch's momentum of 0.1 averages the last ten batches or so; small ones leave noise that costs accuracy (Wu &
         # Johnson 2021, arXiv 2105.07576). Where the rate falls to 0 the last weights hardly differ, and more will do
         for part in network.modules():

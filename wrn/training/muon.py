@@ -2,6 +2,7 @@
 
 A convolution's weight counts as a matrix of its output channels by all else. A step goes along the directions of the
 gradient by equal lengths, the frequent ones no longer drown the rare: a few epochs do the work of many (docs/log.md).
+torch's own Muon refuses all but matrices.
 """
 
 from collections.abc import Callable, Iterable, Iterator
