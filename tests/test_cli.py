@@ -64,6 +64,8 @@ def test_help(run_wrn, command):
         (["data", "show", "digits", "--out", "sheet.jpg"], "is a PNG"),
         (["trian"], "did you mean train"),
         (["info", "wrn-40-2-b131"], "--depth-rule"),
+        (["info", "wrn-28-10", "--num-classes", "100000000000000000"], "at most a million"),
+        (["bench", "fig4", "--batch-size", "0"], "at least 1"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(run_wrn, words, says):

@@ -87,6 +87,26 @@ def test_a_loaded_model_is_scored_with_its_own_preprocessing_once(run):
     assert wrn.evaluate(model, refitted.test).error == run.result["test_error"]
 
 
+def test_scores_and_answers_leave_each_part_in_its_mode(run):
+    model, test = wrn.load(run), wrn.dataset("digits").test
+    model.train()
+    model.network.bn.eval()  # frozen
+    before = {name: part.training for name, part in model.named_modules()}
+    wrn.evaluate(model, test)
+    model.predict(np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(ZeroDivisionError):
+        wrn.evaluate(model, test, between=lambda: 1 / 0)
+    assert {name: part.training for name, part in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_loaded_model_can_be_cast(run, dtype):
+    images = torch.rand(2, 3, 32, 32)
+    answers = wrn.load(run).to(dtype)(images)
+    assert answers.dtype == dtype
+    torch.testing.assert_close(answers.float(), wrn.load(run)(images), rtol=0.1, atol=0.1)
+
+
 def test_names_in_the_place_of_what_they_name_are_refused(run):
     with pytest.raises(ValueError, match=r"make one with wrn.recipe\("):
         wrn.train("wrn-10-1")

@@ -148,6 +148,16 @@ def test_schedules_of_others_are_their_iterations(name, batch, rates, drops, end
         assert epochs == pytest.approx(thousands * 1000 * batch / 50_000, abs=1.1)
 
 
+def test_only_a_falling_rate_is_a_drop():
+    recipe = wrn.recipe("pre-resnet-110", data="cifar10", recipe="own")
+    assert recipe.lr_at(2) > recipe.lr_at(1), "it begins slowly"
+    assert [epoch for epoch in range(1, recipe.epochs + 1) if recipe.drops_at(epoch)] == list(recipe.milestones[1:])
+
+
+def test_one_folder_is_one_recipe():
+    assert wrn.recipe("wrn-10-1", data="folder:birds/") == wrn.recipe("wrn-10-1", data="folder:./birds")
+
+
 def test_own_is_the_recipe_of_the_networks_paper():
     assert wrn.recipe("highway", data="cifar10", recipe="own") == wrn.recipe(
         "highway", data="cifar10", recipe="highway"

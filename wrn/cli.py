@@ -17,6 +17,7 @@ from tyro.conf import Positional, arg
 from wrn.benchmark.commands import BENCH_COMMANDS, bench
 from wrn.display import have_streams, leave_quietly
 from wrn.errors import Error, UsageError, unknown
+from wrn.hardware import out_of_memory
 from wrn.options import (
     Aug,
     DataName,
@@ -364,10 +365,13 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             raise unknown("command", f"{program} {words[0]}".removeprefix("wrn "), commands)
         sys.stdout.flush()  # what cannot be printed is a failure too, but where nobody reads any more
-    except (Error, OSError, KeyboardInterrupt, MemoryError) as error:
+    except (Error, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+        lack = out_of_memory(error)
+        if isinstance(error, RuntimeError) and lack is None:
+            raise
         if debug:
             traceback.print_exc()
-        return _failed(error)
+        return _failed(lack or error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     finally:
@@ -381,12 +385,9 @@ def _failed(error: BaseException) -> int:
         return 1
     if isinstance(error, KeyboardInterrupt):
         return getattr(error, "exit_code", 130)
-    if isinstance(error, Error):
-        text = str(error)
-    elif isinstance(error, OSError):
+    text = str(error)
+    if isinstance(error, OSError) and not isinstance(error, Error):
         what, why = error.filename or "input/output", error.strerror or error
         text = f"{what}: {why}; check the path, its permissions and the free space"
-    else:
-        text = "memory: not enough of it; lower --batch-size"
     print(f"wrn: error: {' '.join(text.split())}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1

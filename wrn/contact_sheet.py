@@ -12,18 +12,19 @@ from wrn.files import write_whole
 from wrn.randomness import Draws
 from wrn.recipes import Recipe
 
+_DRAWS = 5  # augmentations of each image
 _CELL, _GAP, _NAMES, _HEAD = 96, 6, 120, 60  # pixels; the names' column and the heading's rows
 
 
-def contact_sheet(data: Dataset, recipe: Recipe, path: Path, *, rows: int = 10, draws: int = 5, seed: int = 0) -> None:
-    """Write a PNG: for each of `rows` training images its pixels, those preprocessed, and `draws` augmentations of it.
+def contact_sheet(data: Dataset, recipe: Recipe, path: Path, *, rows: int = 10, seed: int = 0) -> None:
+    """Write a PNG: for each of `rows` training images its pixels, those preprocessed, and a few augmentations of it.
 
     What the network sees has no colours of its own: 1% and 99% of the values shown become black and white.
     """
     places = _chosen(data, rows, seed)
-    pixels, views = data.train.views(places, recipe, seed=seed, draws=draws)
+    pixels, views = data.train.views(places, recipe, seed=seed, draws=_DRAWS)
     columns = [pixels / 255, *_in_colours(views)]
-    headings = ["pixels", recipe.preprocess, *[f"augment {number}" for number in range(1, draws + 1)]]
+    headings = ["pixels", recipe.preprocess, *[f"augment {number}" for number in range(1, _DRAWS + 1)]]
     if recipe.augment == "none":
         columns, headings = columns[:2], headings[:2]
 

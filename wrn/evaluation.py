@@ -1,7 +1,7 @@
 """Loss and error of a network on a split, with running statistics and no augmentation."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ def evaluate(
     arrange: Callable[[Tensor], Tensor] = lambda images: images,
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Score `model` on all of `split`; leaves it in the mode it was in. `between` is called before each batch.
+    """Score `model` on all of `split`; leaves each part in the mode it was in. `between` is called before each batch.
 
     `model`: a network, of preprocessed images, or one of `wrn.load`, whose own preprocessing must be the split's.
     Raises ValueError where it is not: the data set is then made by `wrn.dataset(…, fitted=model.preprocess)`. Classes
@@ -50,15 +50,13 @@ def evaluate(
             "wrn.dataset(..., fitted=model.preprocess)"
         )
     model = bare(model)
-    was_training = model.training
-    model.eval()
     logits, labels = [], []
-    for images, targets in split.in_order():
-        between()
-        with autocast():
-            logits.append(model(arrange(images)).float())
-        labels.append(targets)
-    model.train(was_training)
+    with evaluating(model):
+        for images, targets in split.in_order():
+            between()
+            with autocast():
+                logits.append(model(arrange(images)).float())
+            labels.append(targets)
     outputs, targets = torch.cat(logits).cpu(), torch.cat(labels).cpu()
     wrong = int((outputs.argmax(1) != targets).sum())
     loss = F.cross_entropy(outputs.double(), targets).item()
@@ -66,6 +64,18 @@ def evaluate(
     if outputs.shape[1] > 5:
         top5_error = 100 * (1 - (outputs.topk(5).indices == targets[:, None]).any(1).double().mean().item())
     return Scores(loss, 100 * wrong / len(targets), wrong, len(targets), outputs, top5_error)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put all of `model` in evaluation mode, then each part back in its own mode, such as BN that is kept frozen."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def preprocess_of(model: nn.Module) -> MeanStd | WholeImage | None:

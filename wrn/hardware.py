@@ -4,11 +4,14 @@ torch is imported by what needs it alone: who counts cores does not.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from wrn.errors import Error
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +59,23 @@ def tf32(device: "str | torch.device", allowed: bool) -> Iterator[None]:
     finally:
         cudnn.allow_tf32, cublas.allow_tf32 = convolutions == "tf32", products == "tf32"
         cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
+
+
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "could not create a primitive")  # the last is oneDNN's
+
+
+def out_of_memory(error: BaseException) -> Error | None:
+    """What to tell the user of a failure that is lack of memory; None if it is none."""
+    reason = str(error).strip().partition("\n")[0]
+    of_torch = isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or any(words in reason for words in _NO_MEMORY)
+    )
+    if not (of_torch or isinstance(error, MemoryError)):
+        return None
+    if wanted := re.search(r"tried to allocate (\d+) bytes", reason):
+        reason = f"{int(wanted[1]) / 1e6:,.1f} MB more could not be had"
+    reason = reason or "no more could be had"
+    return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")
 
 
 def cores() -> int:

@@ -85,11 +85,6 @@ def words_of(fields: Mapping[str, Any]) -> list[str]:
     words = []
     for name, value in fields.items():
         values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{name.replace('_', '-')}", *map(_word, values)]
+        words.append(f"--{name.replace('_', '-')}")
+        words += [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
     return words
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -19,7 +19,7 @@ from wrn.data.catalog import entry
 from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
-from wrn.evaluation import evaluate
+from wrn.evaluation import evaluate, evaluating
 from wrn.hardware import allow_tf32
 from wrn.inference import fastest
 from wrn.training.precision import choose, known_device
@@ -77,14 +77,11 @@ class TrainedModel(nn.Module):
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: must be at least 1")
         device = next(self.parameters()).device
-        was_training, probabilities = self.training, []
-        self.eval()
-        try:
+        probabilities = []
+        with evaluating(self):
             for start in range(0, len(images), batch_size):
                 pixels = self._pixels(images[start : start + batch_size]).to(device).permute(0, 3, 1, 2)
                 probabilities.append(self(pixels / 255).softmax(1).cpu())
-        finally:
-            self.train(was_training)
         return torch.cat(probabilities) if probabilities else torch.empty(0, len(self.classes))
 
     def _pixels(self, images: Any) -> Tensor:

@@ -123,7 +123,7 @@ class Recipe:
 
     def drops_at(self, epoch: int) -> bool:
         """Whether the learning rate falls just before this epoch."""
-        return self.schedule == "steps" and epoch > 1 and self.lr_at(epoch) != self.lr_at(epoch - 1)
+        return self.schedule == "steps" and epoch > 1 and self.lr_at(epoch) < self.lr_at(epoch - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
@@ -206,6 +206,9 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     one-cycle leaves the milestones out.
     Raises ValueError for unknown names and fields, and for values that make no sense.
     """
+    name, _, path = data.partition(":")
+    if path:
+        data = f"{name}:{os.path.normpath(path)}"  # one folder, one hash
     if recipe == "own":
         recipe = parse(model, fields.get("depth_rule")).recipe
     named = _named(recipe, model, data)
@@ -218,7 +221,7 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     if changed.get("optimizer") == "rmsprop":
         changed = {"nesterov": False} | changed
     if "teacher" in changed:
-        changed["teacher"] = os.path.normpath(changed["teacher"])  # one teacher, one hash
+        changed["teacher"] = os.path.normpath(changed["teacher"])
     spec = parse(model, changed.get("depth_rule"))
     with suppress(UsageError):  # a rule that changes nothing is not part of the recipe
         if parse(model) == spec:

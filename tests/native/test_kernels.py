@@ -278,6 +278,24 @@ def test_the_compiler_may_have_options_and_is_named_if_it_fails(compiler, says, 
         library.cache_clear()
 
 
+@needs_fp32
+def test_a_kept_library_that_cannot_be_loaded_is_named_and_training_goes_on(run_wrn, empty_cache, tmp_path):
+    compiling = "from wrn.native.library import lacking; assert lacking('fp32') is None"
+    subprocess.run([sys.executable, "-c", compiling], check=True)  # this process would go on with what it has loaded
+    (kept,) = empty_cache.glob("native/fp32-*.so")
+    kept.write_bytes(b"not a library")
+    lacking.cache_clear()
+    library.cache_clear()
+    try:
+        code, out, err = run_wrn("train", "wrn-10-1", "--data", "digits", "--labels", 64, "--epochs", 1, "--out", "run")
+        assert code == 0, err
+        assert f"delete {kept}" in out + err
+        assert not wrn.Run(tmp_path / "run").env["execution"]["native"]
+    finally:
+        lacking.cache_clear()
+        library.cache_clear()
+
+
 @needs_bf16
 def test_without_a_compiler_training_goes_on_and_says_what_it_lacks(run_wrn, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "false")  # a program that fails

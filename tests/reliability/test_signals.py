@@ -73,6 +73,14 @@ def test_out_of_memory_says_what_to_lower(trials, tmp_path):
     )
 
 
+def test_a_last_batch_of_one_image_says_what_to_change(run_wrn):
+    """ImageNet's networks have one number a channel there, of which BN has no deviation."""
+    words = ["train", "wrn-18-0.25-imagenet", "--data", "digits", "--labels", 33, "--batch-size", 32, "--epochs", 1]
+    code, _, err = run_wrn(*words)
+    assert (code, err.count("wrn: error: ")) == (1, 1), err
+    assert "--drop-last true" in err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_nobody_reads_what_it_prints(tmp_path):
     """`wrn train … | head -1`: training goes on to its end, and its log is whole."""

@@ -98,6 +98,30 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path, run_wrn):
     assert (code, len(finished(tmp_path))) == (0, 2), err
 
 
+def test_a_run_in_other_arithmetic_stands_in_no_table(tmp_path, run_wrn):
+    words = ["table4-small", "--data", "digits", "--epochs", 1, "--labels", 200, "--rows", "wrn-10-1", "--seeds", 1]
+    (job,) = plan.jobs(
+        plan.cells(
+            plan.choose(
+                "table4-small", data="digits", seeds=1, rows=("wrn-10-1",), fields={"epochs": 1, "labels": 200}
+            ),
+            tmp_path / "runs",
+        )
+    )
+    wrn.train(job.recipe, job.path, precision="bf16", device="cpu", quiet=True)
+    before = finished(tmp_path)
+    code, out, _ = run_wrn("reproduce", *words)
+    assert code == 1
+    assert "holds a run in other arithmetic" in out
+    assert "precision is bf16 there and fp32 now" in out
+    assert finished(tmp_path) == before
+    result = job.path / "result.json"
+    result.write_text(result.read_text().replace("precision", "decision"))
+    code, out, _ = run_wrn("report", "runs")
+    assert code == 0, "one damaged file does not end the report"
+    assert str(result.relative_to(tmp_path)) in out
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path, start):
     command = [sys.executable, "-m", "wrn", "train", "wrn-10-1", "--data", "digits", "--epochs", "500", "--out", "run"]
     first = start(*command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -296,6 +296,12 @@ def test_interrupted_runs_end_with_the_same_bits(network, fields, tmp_path, monk
     torch.testing.assert_close(model(pixels).detach(), kept["logits"][:50], rtol=1e-3, atol=1e-4)
 
 
+def test_a_recipe_with_a_teacher_wants_the_teacher():
+    recipe = wrn.recipe("wrn-10-1", data="digits", teacher="somewhere")
+    with pytest.raises(ValueError, match=r"teacher=wrn.load\(RUN\)"):
+        wrn.objective(wrn.create_model("wrn-10-1", num_classes=10), recipe)
+
+
 def test_a_teacher_in_memory_teaches_the_same(teacher, tmp_path):
     recipe = student(teacher, epochs=2, stages=(2,))
     named = wrn.train(recipe, tmp_path / "named", device="cpu", precision="fp32", quiet=True)

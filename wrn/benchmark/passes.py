@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import wrn
 from wrn.benchmark.timing import Contestant, alternate, as_ours, machine, summary
+from wrn.errors import UsageError
 from wrn.experiments.catalog import EXPERIMENTS
 from wrn.models.families import DepthRule
 from wrn.paper import rows as rows_of
@@ -31,7 +32,9 @@ def bench_times(
     known = EXPERIMENTS[experiment]
     times = known.times
     assert times is not None
-    size = batch_size or times.batch_size
+    size = times.batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise UsageError(f"--batch-size {size}: must be at least 1")
     execution = choose(device, precision, native=native)
     execution.apply()
     chosen = [row for row in known.rows if not only or row.key in (*only, times.to)]

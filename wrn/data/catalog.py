@@ -36,7 +36,6 @@ class Entry:
     reader: str  # "module:function" that decodes it, imported when it is needed
     classes: int | None = None  # None: as many as are found
     images: tuple[int, int] | None = None  # to train on and to test; None: as many as are found
-    native: int | None = 32  # side of its images, in pixels; None: whatever the pictures have
     takes_path: bool = False  # named as NAME:PATH
     origins: tuple[str, ...] = ()  # where its files may be had from: "root", a folder; "url", a mirror
     streamed: bool = False  # too large for memory: decoded and augmented by worker processes, again in each epoch
@@ -70,7 +69,6 @@ DATASETS: dict[str, Entry] = {
         reader="wrn.data.digits:read",
         classes=10,
         images=(1_442, 355),
-        native=None,
         recipe={"augment": "none"},
         shortened={"epochs": 20},
     ),
@@ -129,7 +127,6 @@ DATASETS: dict[str, Entry] = {
         reader="wrn.data.imagenet:read",
         classes=1000,
         images=(1_281_167, 50_000),
-        native=None,
         origins=("root",),
         streamed=True,
         mean=IMAGENET_MEAN,
@@ -152,14 +149,12 @@ DATASETS: dict[str, Entry] = {
     "folder": Entry(
         summary="your own pictures: folder:PATH with train/CLASS/* and test/CLASS/*, or a tar of that",
         reader="wrn.data.folder:read",
-        native=None,
         takes_path=True,
         recipe={"augment": "flip-crop"},
     ),
     "parquet": Entry(
         summary="Hugging Face's Parquet files of images and labels: parquet:PATH, a folder or a file",
         reader="wrn.data.parquet:read",
-        native=None,
         takes_path=True,
         recipe={"augment": "flip-crop"},
     ),

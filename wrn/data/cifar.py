@@ -21,7 +21,6 @@ from wrn.data.arrays import Arrays, Decoded, Progress, Request
 from wrn.data.download import Remote, described, digest_of, fetched, remotes
 from wrn.errors import Error, MissingError
 
-_URL = "https://www.cs.toronto.edu/~kriz/"
 _PIXELS = 3 * 32 * 32
 
 
@@ -38,7 +37,6 @@ class Archive:
     classes: int
     python: "Pickles"
     train_images: int = 50_000
-    test_images: int = 10_000
 
 
 @dataclass(frozen=True)

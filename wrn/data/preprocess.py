@@ -23,8 +23,8 @@ class MeanStd(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels (N, C, H, W) in 0..255, of any number type -> float32 of the same shape."""
-        return (images.float() - self.mean).div_(self.std)  # in place: one pass over memory less
+        """Pixels (N, C, H, W) in 0..255, of any number type -> the same shape, float32 unless the module was cast."""
+        return (images.float() - self.mean).div_(self.std).to(self.mean.dtype)  # in place: one pass over memory less
 
     def constants(self) -> dict[str, Any]:
         """What a run stores to build this again."""
@@ -56,7 +56,7 @@ class WholeImage(nn.Module):
         self.register_buffer("matrix", None if matrix is None else matrix.float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels (N, C, H, W) in 0..255, of any number type -> float32 of the same shape."""
+        """Pixels (N, C, H, W) in 0..255, of any number type -> the same shape, float32 unless the module was cast."""
         vectors = images.to(self.mean.dtype).flatten(1)  # (N, D)
         if self.contrast:
             vectors = contrast_normalised(vectors)

@@ -88,7 +88,6 @@ class Experiment:
     times: Times | None = None
     base: str | None = None  # the row that all others differ from in one thing
     seeds: int | None = None  # None: as many as the paper
-    note: str = ""
 
 
 # v1 and the proceedings whitened CIFAR and drew one crop for a whole batch; v4 kept what Tables 2 to 4 had printed

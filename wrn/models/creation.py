@@ -40,8 +40,9 @@ def create_model(
     spec = parse(name, depth_rule)
     if not (isinstance(dropout, (int, float)) and 0.0 <= dropout < 1.0):
         raise UsageError(f"dropout {dropout}: not a probability in [0, 1); the paper uses 0.3 (CIFAR) and 0.4 (SVHN)")
-    if num_classes < 1 or in_channels < 1:
-        raise UsageError(f"model {name!r}: needs at least one class and one input channel")
+    for what, count in (("classes", num_classes), ("input channels", in_channels)):
+        if not 1 <= count <= 1_000_000:
+            raise UsageError(f"model {name!r}: has {count} {what}; give at least 1 and at most a million")
     if image_size is not None and image_size < spec.smallest:
         raise UsageError(
             f"image size {image_size}: {spec.name} takes at least {spec.smallest}; give a larger image_size"

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from wrn.errors import Error, UsageError, unknown
+from wrn.errors import UsageError, unknown
 from wrn.native import recomputation
 
 Per = Literal["batch", "sample"]
@@ -38,7 +38,10 @@ class Path:
             return branch
         if self.per == "batch":
             return branch if training else branch * (1 - self.drop)
-        return _torchvision_op(branch, self.drop, "row", training)
+        if not training:
+            return branch
+        kept = torch.empty(len(branch), 1, 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(1 - self.drop)
+        return branch * kept.div_(1 - self.drop)
 
 
 class Residual(nn.Module):
@@ -72,11 +75,3 @@ def skips_blocks(model: nn.Module) -> bool:
     """Whether `model` computes other blocks in each step of training."""
     paths = [part.path for part in model.modules() if isinstance(part, Residual)]
     return any(path.drop > 0 and path.per == "batch" for path in paths)
-
-
-def _torchvision_op(branch: Tensor, drop: float, mode: str, training: bool) -> Tensor:
-    try:
-        from torchvision.ops import stochastic_depth
-    except ImportError:
-        raise Error("drop path per sample: needs torchvision; pip install torchvision") from None
-    return stochastic_depth(branch, drop, mode, training)

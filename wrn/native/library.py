@@ -66,7 +66,11 @@ def library(kind: Kind) -> ctypes.CDLL:
         why = f"this processor has no {instructions}" if sys.platform == "linux" else "they are for Linux"
         raise Error(f"native kernels: {why}; leave --native out")
     sources = [Path(__file__).with_name(name) for name in _SOURCES[kind]]
-    loaded = ctypes.CDLL(str(compiled(kind, sources, *_OPTIONS[kind].split())))
+    file = compiled(kind, sources, *_OPTIONS[kind].split())
+    try:
+        loaded = ctypes.CDLL(str(file))
+    except OSError as error:  # damaged, or in a folder that nothing may be run from
+        raise Error(f"native kernels: {error}; delete {file}, or set WRN_CACHE_DIR to another folder") from error
     if kind == "bf16":
         loaded.weight_gradient_scratch.restype = ctypes.c_int64
     return loaded

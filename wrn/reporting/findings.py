@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def find(choice: Choice, out: str | Path, failures: Mapping[str, str] | None = N
     if choice.of.base is not None:
         bases = {each.cell.column: each.values for each in found if each.cell.row.key == choice.of.base}
         found = [
-            CellFinding(**{**each.__dict__, "to_base": paired(bases.get(each.cell.column, {}), each.values)})
+            replace(each, to_base=paired(bases.get(each.cell.column, {}), each.values))
             if each.cell.row.key != choice.of.base
             else each
             for each in found
@@ -296,7 +296,7 @@ def _named(choice: Choice, key: str) -> Row:
 
 
 def _notes(choice: Choice, found: list[CellFinding]) -> tuple[str, ...]:
-    notes = [choice.of.note] if choice.of.note else []
+    notes = []
     if found and not choice.faithful:
         asked = ", ".join(
             [*([f"on {found[0].cell.column.title}"] if choice.data else []), *map(_field, choice.fields.items())]

@@ -13,6 +13,7 @@ from torch import nn
 from wrn.data.catalog import entry
 from wrn.data.preparation import prepared
 from wrn.errors import Error
+from wrn.hardware import out_of_memory
 from wrn.models.creation import create_model
 from wrn.recipes import Recipe
 from wrn.reproduction.plan import Job
@@ -108,7 +109,7 @@ def _seconds_of_an_image(recipe: Recipe, precision: str, device: str | None) -> 
             step()
             found.append(time.perf_counter() - clock)
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if out_of_memory(error) is None:
             raise
         return None  # too large for this machine, as its run will say
     return min(found) / size  # the first one sets up; others may have had to share the machine

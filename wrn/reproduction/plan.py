@@ -259,11 +259,18 @@ def state(job: Job, failures: Mapping[str, str]) -> str:
     if not (job.path / "recipe.json").exists():
         return f"failed: {failures[job.name]}" if job.name in failures else "missing"
     if run.finished:
-        # Tables are in torch's own arithmetic where they are in fp32: `wrn train` left to itself may have made this
-        on_our_kernels = job.precision == "fp32" and run.result.get("native")
-        return "failed: its folder holds a run on kernels of ours" if on_our_kernels else "finished"
+        try:
+            alike = _computed_as(run.result, job.precision)
+        except Error as error:
+            return f"failed: {error}"
+        return "finished" if alike else "failed: its folder holds a run in other arithmetic; choose another --out"
     if run.held_by() is not None:
         return "running"
     if job.name in failures:
         return f"failed: {failures[job.name]}"
     return f"stopped after epoch {len(run.metrics)} of {job.recipe.epochs}"
+
+
+def _computed_as(result: Mapping[str, Any], precision: str) -> bool:
+    """Whether a run may stand in a table of that precision, which in fp32 has torch's own arithmetic alone."""
+    return result["precision"] == precision and not (precision == "fp32" and result.get("native"))

@@ -13,8 +13,9 @@ from typing import IO, Any
 
 from wrn.display import duration
 from wrn.hardware import cores
+from wrn.options import words_of
 from wrn.recipes import Recipe, recipe
-from wrn.reproduction.plan import Job
+from wrn.reproduction.plan import Job, state
 from wrn.runs import Run
 from wrn.training.interruption import Interrupted, handled, undisturbed
 
@@ -42,7 +43,7 @@ def command(job: Job, how: How) -> list[str]:
     for field in fields(recipe):
         value = getattr(recipe, field.name)
         if value != getattr(usual, field.name):
-            words += [f"--{field.name.replace('_', '-')}", *_words(value)]
+            words += words_of({field.name: value})
     words += ["--seed", str(job.seed), "--precision", job.precision]
     for name in ("device", "workers", "root"):
         if getattr(how, name) is not None:
@@ -54,12 +55,6 @@ def _usual(made: Recipe, **given: Any) -> Recipe:
     """What the recipe's name alone stands for."""
     rule = {} if made.depth_rule is None else {"depth_rule": made.depth_rule}
     return recipe(made.model, data=made.data, recipe=made.recipe, **given, **rule)
-
-
-def _words(value: Any) -> list[str]:
-    if isinstance(value, tuple):
-        return [str(each) for each in value]
-    return [str(value).lower() if isinstance(value, bool) else str(value)]
 
 
 @dataclass
@@ -80,7 +75,7 @@ def run_all(
     is raised. So is SIGUSR1, on which they save and go on. If this process is killed the runs are too (on Linux), and
     continue from their last checkpoint the next time.
     """
-    waiting = [job for job in jobs if not Run(job.path).finished]
+    waiting = [job for job in jobs if state(job, {}) != "finished"]
     running: list[_Running] = []
     failed = {} if failed is None else failed
     came: list[int] = []  # signals to end by

@@ -58,7 +58,7 @@ def tune_dropout(
         study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
     while len(done := study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) < trials:
         trial = study.ask()
-        dropout = trial.suggest_float("dropout", 0.0, 0.6, step=0.05)
+        dropout = round(trial.suggest_float("dropout", 0.0, 0.6, step=0.05), 2)  # 0.15, not 0.15000000000000002
         job = _job(model, data, {**fields, "dropout": dropout}, seed, precision, out)
         say(f"trial {len(done) + 1} of {trials}: dropout {dropout:g}")
         if failed := run_all([job], 1, how, lambda _: None):
@@ -69,7 +69,7 @@ def tune_dropout(
         say(f"validation error {val_error:.2f}%")
     ranked = sorted((each.value or 0.0, each.params["dropout"]) for each in done)
     say(table(_as_table(ranked)))
-    return float(ranked[0][1])
+    return round(ranked[0][1], 2)
 
 
 def _job(model: str, data: str, fields: Mapping[str, Any], seed: int, precision: str, out: str | Path) -> Job:

@@ -222,6 +222,8 @@ def objective(
         if isinstance(network, DSN):
             raise UsageError("dsn: learns from its companions and takes no teacher; leave it out")
         return Distillation(network, recipe, teacher, images, seed, autocast, compiled)
+    if recipe.teacher is not None:
+        raise UsageError(f"teacher {recipe.teacher}: not given; call objective(..., teacher=wrn.load(RUN), images=)")
     must_do_without_teacher(recipe)
     if isinstance(network, DSN):
         return DeepSupervision(network, recipe, autocast, compiled)

@@ -1,6 +1,5 @@
 """`wrn.train`: what must be settled before the loop runs, and what is said when it fails."""
 
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from wrn.environment import environment
 from wrn.errors import Error, UsageError
 from wrn.evaluation import bare
 from wrn.files import write_whole
-from wrn.hardware import multiplies_bf16
+from wrn.hardware import multiplies_bf16, out_of_memory
 from wrn.native.library import lacking
 from wrn.native.memory import give_back_freed_memory
 from wrn.native.recomputation import Memory
@@ -219,18 +218,18 @@ def _explaining(execution: Execution, log: Log) -> Iterator[None]:
         raise explained from error
 
 
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "could not create a primitive")  # the last is oneDNN's
-
-
 def _explained(error: Exception, execution: Execution) -> Error | None:
     """What to tell the user of a failure of training; None if it is none of theirs."""
     if isinstance(error, Error):
         return error
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY):
-        wanted = re.search(r"tried to allocate (\d+) bytes", str(error))
-        reason = f"{int(wanted[1]) / 1e6:,.1f} MB more could not be had" if wanted else reason
-        return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")
+    if (lack := out_of_memory(error)) is not None:
+        return lack
+    if "more than 1 value per channel" in reason:
+        return Error(
+            "batch of one image: BN has one number a channel in this network's last maps, and no deviation; take "
+            "another --batch-size, or leave the last batch out with --drop-last true"
+        )
     if "DataLoader worker" in reason:  # torch raises this wherever the training process happens to be
         return Error(
             f"decoding: a worker process was killed ({reason}); lower --workers, then run the same command again"
