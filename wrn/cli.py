@@ -48,27 +48,27 @@ def train(
     recipe_: Annotated[
         str, arg(name="recipe", metavar="NAME", help="see `wrn list recipes`; own: that of the network's own paper")
     ] = "paper",
-    seed: Annotated[int, arg(help="what every random draw follows from")] = 0,
+    seed: Annotated[int, arg(help="seed of all random draws")] = 0,
     device: Device = None,
     precision: Precision = None,
     compile: Annotated[bool, option("compile the network first (needs a C++ compiler)")] = False,
     native: Native = None,
     memory: Annotated[
         Literal["normal", "low", "lowest"] | None,
-        option("compute BN-ReLU (low) or whole blocks (lowest) twice, not to keep all", "normal|low|lowest"),
+        option("save memory: recompute BN-ReLU (low) or whole blocks (lowest)", "normal|low|lowest"),
     ] = None,
     workers: Workers = None,
     root: Root = None,
-    keep_every: Annotated[int | None, option("keep every so many epochs' checkpoint for good", "EPOCHS")] = None,
+    keep_every: Annotated[int | None, option("keep every EPOCHS-th epoch's checkpoint for good", "EPOCHS")] = None,
     checkpoint_every: Annotated[
-        str | None, option("save within an epoch too, so often (default: after each epoch)", "90s|10m|2h")
+        str | None, option("also save this often within epochs (default: only after each)", "90s|10m|2h")
     ] = None,
-    graphs: Annotated[bool, option("on CUDA: ask for a step's kernels all at once")] = False,
-    deterministic: Annotated[bool, option("the same bits each time on CUDA too, more slowly")] = False,
+    graphs: Annotated[bool, option("on CUDA: replay forward and backward as CUDA graphs")] = False,
+    deterministic: Annotated[bool, option("bit-reproducible on CUDA too, but slower")] = False,
     out: Annotated[str | None, option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
     fresh: Annotated[bool, option("start over, whatever lies in the run folder")] = False,
 ) -> None:
-    """Train a network, or continue; without arguments, a small one on real digits."""
+    """Train a network, or resume a run; without arguments, train a small one on real digits."""
     if (model is None) != (data is None):
         missing, example = ("--data", "--data digits") if data is None else ("model", "wrn-16-4")
         raise UsageError(f"wrn train: no {missing} named; add {example}, or name neither to train on digits")
@@ -145,7 +145,7 @@ def predict(
 def list_(
     what: Annotated[
         Positional[Literal["models", "data", "recipes", "experiments"] | None],
-        option("all without it", "models|data|recipes|experiments"),
+        option("what to list (default: all)", "models|data|recipes|experiments"),
     ] = None,
     *,
     json: Json = False,
@@ -171,15 +171,13 @@ def info(
     *,
     data: Annotated[str | None, option("show this data set, as `wrn data info` does", "DATA")] = None,
     num_classes: Annotated[
-        int | None, option("classes to tell apart (default: 10, ImageNet's networks 1000)", "INT")
+        int | None, option("number of classes (default: 10; ImageNet networks: 1000)", "INT")
     ] = None,
-    image_size: Annotated[
-        int | None, option("side of the images (default: 32, ImageNet's networks 224)", "INT")
-    ] = None,
+    image_size: Annotated[int | None, option("side of the images (default: 32; ImageNet networks: 224)", "INT")] = None,
     in_channels: Annotated[int, arg(help="channels of the images")] = 3,
     depth_rule: Annotated[
         Literal["true", "nominal"] | None,
-        option("n = 3lN + 4, or 6N + 4 whatever l (Table 2)", "true|nominal"),
+        option("depth n is 3lN + 4, or 6N + 4 whatever l (as in Table 2)", "true|nominal"),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -339,7 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
-    warnings.filterwarnings("ignore", module="PIL")  # of pictures that are then refused, in a line
+    warnings.filterwarnings("ignore", module="PIL")  # about pictures that we then refuse with one line
     try:
         if strange := [word for word in words if any("\ud800" <= letter <= "\udfff" for letter in word)]:
             raise UsageError(f"{strange[0]!r}: is not UTF-8; rename the file or folder")

@@ -1,8 +1,8 @@
-"""A residual network's layers as it answers: each BN folded into the convolution before it, where there is one.
+"""A residual network's layers for inference: each BN folded into the convolution before it, where there is one.
 
 An original block, conv-BN-ReLU-conv-BN plus shortcut and ReLU, becomes its convolutions alone, with biases. In a
-pre-activation block BN-ReLU-conv-BN-ReLU-conv the inner BN does; the first one follows a sum, and stays a pass over
-the activations. Dropout and stochastic depth leave nothing but the branch's scale, which the last convolution takes.
+pre-activation block BN-ReLU-conv-BN-ReLU-conv the inner BN is folded; the first one follows a sum, and stays a pass
+over the activations. Dropout vanishes; stochastic depth's scale of the branch is folded into the last convolution.
 """
 
 from collections.abc import Generator, Iterator

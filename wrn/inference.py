@@ -1,7 +1,7 @@
-"""A trained network prepared for use alone: BN folded where the order of layers allows it, bf16, weights laid out once.
+"""A trained network prepared for inference: BN folded where the order of layers allows it, bf16, weights laid out once.
 
-ReLU and the block's sum are done where the convolution is: by oneDNN, a call a layer, or in fp32 by kernels of our own,
-one call for the network.
+ReLU and the block's sum are fused into the convolution: by oneDNN, one call per layer, or in fp32 by kernels of our
+own, one call for the network.
 """
 
 import copy
@@ -31,8 +31,8 @@ from wrn.native.operations import scale_shift_relu
 class Folded(nn.Module):
     """Preprocessed images (N, C, H, W) -> logits (N, classes), float32; on a CPU, without gradients.
 
-    `runner`: what its layers become, `Program` or such as `OneDNN`; they stay where and as precise as they are made,
-    whatever the module is moved to. Raises ValueError for a network that is not `foldable`, or not on the CPU.
+    `runner`: what runs its layers, such as `Program` or `OneDNN`; they keep the device and precision they were made
+    with, whatever the module is moved to. Raises ValueError for a network that is not `foldable`, or not on the CPU.
     """
 
     def __init__(self, network: nn.Module, runner: Callable[[Iterable[Layer]], Callable[[Tensor], Tensor]]) -> None:
@@ -63,7 +63,7 @@ class OneDNN:
         self._layers = [(layer.source, layer.target, _runs(layer, kind)) for layer in layers]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of images (N, C, H, W) the means over places of what the last layer gives: (N, C'), float32."""
+        """The last layer's output for images (N, C, H, W), averaged over positions: (N, C'), float32."""
         maps = {INPUT: x.to(self.kind, memory_format=torch.channels_last)}
         for source, target, run in self._layers:
             maps[target] = run(maps[source], maps.get(target))
@@ -147,11 +147,11 @@ class _Rounded(nn.Module):
 
 
 def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, str]:
-    """The network as it answers soonest on its device, and in a word how: "as it is", "bf16", "folded", "folded bf16",
-    "native".
+    """The fastest form of the network for inference on its device, and its name: "as it is", "bf16", "folded",
+    "folded bf16", "native".
 
-    What changes the logits of noise by more than 2% is left out. The first time that a network of this name is prepared
-    here all ways are timed, one image and 8 to 64 at a time; which is faster than which is kept in the cache.
+    Forms that change the logits of noise by more than 2% are left out. The first time a network of this name is
+    prepared here, all forms are timed, with one image and with 8 to 64 at a time; their order is kept in the cache.
     """
     ways, device = _ways(network), next(network.parameters()).device
     noise = torch.randn(64, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)

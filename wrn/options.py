@@ -11,7 +11,7 @@ from wrn.recipes import Recipe
 
 
 def option(meaning: str, metavar: str | None = None) -> Any:
-    """The help of one option, whose default the text itself tells."""
+    """The help of one option; its text states the default itself."""
     return arg(metavar=metavar, help=meaning, help_behavior_hint="")
 
 
@@ -30,10 +30,10 @@ RunPath = Annotated[Positional[str], option("a finished run's folder, or its mod
 Native = Annotated[
     Literal["true", "false"] | None,
     option(
-        "our kernels, for CPUs; need a C++ compiler (default: if possible, not with --precision fp32)", "true|false"
+        "our own CPU kernels; need a C++ compiler (default: if available, but not with --precision fp32)", "true|false"
     ),
 ]
-Optimize = Annotated[bool, option("as it is fastest on this machine: bf16 where that is near enough, BN folded")]
+Optimize = Annotated[bool, option("use the fastest form here: BN folded, bf16 where that is accurate enough")]
 Json = Annotated[bool, option("print JSON")]
 
 

@@ -120,9 +120,9 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", *, op
     device = known_device(device)
     allow_tf32(device, False)
     header = weights.header_of(path)
-    network = weights.network_of(path)
+    network = weights.load_network(path)
     try:
-        preprocess = weights.preprocess_of(path)
+        preprocess = weights.load_preprocess(path)
         imagenet = header.get("augment") == "imagenet" or entry(header["data"]).streamed
         model = TrainedModel(network, preprocess, header["classes"], header["image_size"], imagenet)
     except Error:

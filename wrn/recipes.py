@@ -36,67 +36,71 @@ class Recipe:
     model: str = knob("wrn-16-1", "the network's name")
     data: str = knob("digits", "the data set: a name of the catalogue, or folder:PATH")
     # The network
-    depth_rule: Literal["true", "nominal"] | None = knob(None, "how a depth counts: n = 3lN + 4, or 6N + 4 whatever l")
+    depth_rule: Literal["true", "nominal"] | None = knob(
+        None, "what depth n means: 3lN + 4 (true) or, whatever l, 6N + 4 (nominal, Table 2)"
+    )
     dropout: float = knob(0.0, "probability of dropping an activation between a block's convolutions")
     drop_path: float | None = knob(
         None,
-        "stochastic depth: probability to leave out the last residual block, the others less; none: as the name says",
+        "stochastic depth: probability of dropping the last residual block, earlier ones less; none: its default",
     )
-    drop_path_per: Literal["batch", "sample"] = knob("batch", "what one draw of stochastic depth is for")
+    drop_path_per: Literal["batch", "sample"] = knob("batch", "whether stochastic depth draws per batch or per image")
     conv_init: Literal["fan-in", "fan-out", "published"] = knob(
-        "fan-in", "which fan scales the normal initial convolutions; published: all weights as the network's own paper"
+        "fan-in", "fan that scales normally drawn convolution weights; published: all weights as in the network's paper"
     )
     bn_init: Literal["ones", "uniform"] = knob("ones", "initial BN scale: 1, or U(0, 1)")
     linear_init: Literal["uniform", "normal"] = knob("uniform", "initial classifier: U(+-1/sqrt(n)), or N(0, 2/n)")
     # The data
     image_size: int = knob(32, "side of the square images, in pixels")
     preprocess: Preprocess = knob(
-        "meanstd", "the authors' constants or one's own; /255; GCN and ZCA whitening; GCN; minus the mean image"
+        "meanstd", "mean/std, the authors' or the data's own; /255; GCN + ZCA; GCN; GCN or pixels minus mean image"
     )
     augment: Augment = knob(
         "flip-crop",
         "mirror half, reflect-pad 4 and crop; v1: one offset a batch; imagenet: scale, aspect, colour",
     )
-    pad: int = knob(4, "pixels that flip-crop and v1 pad with")
-    padding: Padding = knob("reflect", "what they pad with")
-    val: int = knob(0, "training images held out, class by class, to choose the epoch on; 0: the last epoch counts")
-    labels: int | None = knob(None, "how many training images to keep, as many of each class; the others are left out")
+    pad: int = knob(4, "pixels of padding in flip-crop and v1")
+    padding: Padding = knob("reflect", "how flip-crop and v1 pad")
+    val: int = knob(0, "training images held out, balanced by class, to select the epoch; 0: use the last epoch")
+    labels: int | None = knob(None, "how many training images to keep, equally many per class; the others are left out")
     label_noise: float = knob(0.0, "share of the training images that get a wrong label")
-    val_fraction: float = knob(0.0, "share of train held out as the test split of pictures that have none")
+    val_fraction: float = knob(0.0, "share of the training pictures held out for testing where there is no test split")
     # What is minimised
     loss: Literal["cross-entropy", "squared-hinge"] = knob("cross-entropy", "the loss of the logits")
-    label_smoothing: float = knob(0.0, "share of a label's weight that all classes have in common")
+    label_smoothing: float = knob(0.0, "share of each label's weight that is spread evenly over all classes")
     stages: tuple[int, ...] = knob(
-        (), "epochs before which the next stage of the network's own procedure begins; counted from 1"
+        (), "first epoch of each later stage of the network's own training procedure; counted from 1"
     )
-    teacher: str | None = knob(None, "a run, or its model.safetensors, whose answers the network learns too")
-    hint: str | None = knob(None, "the teacher's part that leads the first stage; none: the first of a fitting size")
-    temperature: float = knob(3.0, "what divides both networks' logits where the teacher's answers are learnt")
-    teacher_weight: float = knob(4.0, "weight of the teacher's answers, beside 1 of the labels")
-    teacher_weight_end: float = knob(1.0, "the same at the end")
+    teacher: str | None = knob(None, "a finished run, or its model.safetensors, to distil from")
+    hint: str | None = knob(None, "teacher module whose output is the hint; none: the first of a fitting size")
+    temperature: float = knob(3.0, "distillation temperature, which divides both networks' logits")
+    teacher_weight: float = knob(4.0, "initial weight of the distillation loss, beside 1 for the labels' loss")
+    teacher_weight_end: float = knob(1.0, "final weight of the distillation loss")
     teacher_fade: tuple[float, ...] = knob(
-        (0.0, 1.0), "the shares of the epochs with the teacher's answers between which it changes, linearly"
+        (0.0, 1.0), "start and end of that weight's linear change, as shares of the epochs with distillation"
     )
     # The optimisation
     optimizer: Literal["sgd", "rmsprop", "muon"] = knob("sgd", "SGD with momentum, RMSProp, or Muon for convolutions")
     epochs: int = knob(200, "passes over the training set")
     batch_size: int = knob(128, "images a step")
-    lr: float = knob(0.1, "learning rate at the start; of one-cycle the highest")
+    lr: float = knob(0.1, "initial learning rate; with one-cycle, the peak")
     schedule: Literal["steps", "one-cycle"] = knob(
-        "steps", "drops at the milestones, or up from 0 and down to 0 again, linearly, step by step"
+        "steps", "drops at the milestones; or linearly from 0 up and down to 0, updated at every step"
     )
-    warmup: float = knob(0.2, "share of the steps in which the rate of one-cycle rises")
-    lr_decay: float = knob(0.2, "what the rate is multiplied by at each milestone")
+    warmup: float = knob(0.2, "share of the steps in which the one-cycle rate rises")
+    lr_decay: float = knob(0.2, "what multiplies the learning rate at each milestone")
     milestones: tuple[int, ...] = knob((60, 120, 160), "epochs before which the rate drops; counted from 1")
-    rates: tuple[float, ...] = knob((), "the rate from each milestone on, where no one factor gives it")
+    rates: tuple[float, ...] = knob((), "learning rate from each milestone on, if not by a single factor")
     momentum: float = knob(0.9, "momentum of SGD, without dampening; decay of RMSProp's mean square")
     nesterov: bool = knob(True, "Nesterov's form of momentum")
-    reset_momentum: bool = knob(False, "forget the momentum at each drop of the rate")
-    weight_decay: float = knob(5e-4, "L2 penalty added to the gradient of every parameter, BN and biases included")
-    matrix_decay: float = knob(0.0, "share of lr by which Muon shrinks the matrices at each step")
-    layer_rules: bool = knob(False, "rates, decay and norm limits of single layers as the network's own paper has them")
+    reset_momentum: bool = knob(False, "reset the momentum at each drop of the learning rate")
+    weight_decay: float = knob(
+        5e-4, "L2 penalty, added to every gradient, those of BN and biases included; Muon: of all but convolutions"
+    )
+    matrix_decay: float = knob(0.0, "Muon's decoupled weight decay: each step scales its matrices by 1 - lr * this")
+    layer_rules: bool = knob(False, "per-layer rates, weight decay and norm limits of the network's own paper")
     drop_last: bool = knob(False, "leave out the last, smaller batch of each epoch")
-    bn_window: float = knob(0.0, "share of all steps over which BN's running statistics average; 0: ten, as in torch")
+    bn_window: float = knob(0.0, "share of the steps that BN's running statistics average over; 0: about ten, as torch")
 
     def __post_init__(self) -> None:
         _check(self)
@@ -152,7 +156,7 @@ class Recipe:
     def hash(self) -> str:
         """Eight hexadecimal digits that stand for the whole recipe; part of a run folder's name.
 
-        Of what differs from the defaults alone, so that a field that is added later leaves old recipes their names.
+        It covers only what differs from the defaults, so that fields added later do not rename old recipes' runs.
         """
         defaults = Recipe().to_dict()
         told = {name: value for name, value in self.to_dict().items() if value != defaults[name]}
@@ -172,7 +176,7 @@ class Recipe:
 
 @cache
 def _kinds() -> dict[str, Any]:
-    """The types of a recipe's fields, which take longer to find than all else in making one."""
+    """The types of a recipe's fields; cached, as finding them takes longer than all else in making one."""
     return get_type_hints(Recipe)
 
 

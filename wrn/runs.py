@@ -21,7 +21,7 @@ from wrn.recipes import Recipe
 
 
 class Run:
-    """One run: a recipe, a seed, and what came of them. Where a path is asked for it stands for its folder."""
+    """One run: a recipe, a seed, and what came of them. It can be used as a path, that of its folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -34,6 +34,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
+        """What was to be trained. Raises wrn.Error where there is no run or its file is damaged."""
         return Recipe.from_dict(self.recipe_file["recipe"])
 
     @property
@@ -42,6 +43,7 @@ class Run:
 
     @property
     def recipe_file(self) -> dict[str, Any]:
+        """`recipe.json`: the recipe's fields and the seed."""
         return self._read("recipe.json", "seed", "recipe")
 
     @property
@@ -51,6 +53,7 @@ class Run:
 
     @property
     def env(self) -> dict[str, Any]:
+        """`env.json`: versions, machine, git commit and `execution` (device, precision, threads …)."""
         return self._read("env.json", "execution")
 
     @property
@@ -67,7 +70,10 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary an epoch."""
+        """A dictionary per finished epoch: lr, train_loss (nats), train_error and test_error (percent), seconds …
+
+        With a validation split val_loss and val_error stand there, and those of the test split are None.
+        """
         self._must_be_a_run()
         path, checkpoint = self.path / "metrics.jsonl", self._checkpoint()
         saved = [] if checkpoint is None else checkpoint["progress"]["metrics"]
@@ -82,7 +88,7 @@ class Run:
         return saved if _differ(there, saved) else there
 
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
-        """Raise wrn.Error, touching nothing, if something else than this recipe's run, so computed, lies here."""
+        """Raise wrn.Error, touching nothing, if anything but this recipe's run, computed this way, lies here."""
         if not self._is_a_run:
             if self.path.exists() and (not self.path.is_dir() or self._strangers()):
                 raise Error(f"{self.path}: holds files but no run; choose another folder with --out")
@@ -295,14 +301,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def must_be_sound(name: str, content: dict[str, Any]) -> None:
-    """Raise ValueError where a field of a run's file is of a type that none of ours is."""
+    """Raise ValueError where a field of a run's file has a type that we never write."""
     for field, kind in _KINDS[name].items():
         if field in content and not (isinstance(content[field], kind) and not isinstance(content[field], bool)):
             raise ValueError(f"{field} is {content[field]!r}")
 
 
 def _differ(lines: list[dict[str, Any]], saved: list[dict[str, Any]]) -> bool:
-    """Whether epochs that both know are told otherwise."""
+    """Whether the two disagree about an epoch that both have."""
     return any(line != other for line, other in zip(lines, saved, strict=False))
 
 

@@ -91,7 +91,7 @@ def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise Error(f"{file}: no model of ours, or damaged ({error}); give a finished run") from error
 
 
-def network_of(path: str | os.PathLike[str]) -> nn.Module:
+def load_network(path: str | os.PathLike[str]) -> nn.Module:
     """The trained network alone, on the CPU, given the run or the file. Raises wrn.Error if it is damaged."""
     header = header_of(path)
     try:
@@ -131,7 +131,7 @@ def _must_hold(file: Path, expected: Mapping[str, Tensor]) -> None:
                 raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not {list(tensor.shape)}")
 
 
-def preprocess_of(path: str | os.PathLike[str]) -> Preprocess:
+def load_preprocess(path: str | os.PathLike[str]) -> Preprocess:
     """The preprocessing that the network was trained with: from the header or, if it whitens, from the run's file."""
     constants = header_of(path)["preprocess"]
     if "whitening" in constants:

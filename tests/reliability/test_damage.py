@@ -80,13 +80,13 @@ def test_truncated_checkpoints(run, tmp_path, survived, name):
 def test_flipped_bits_of_a_model(run, tmp_path, survived, count):
     """The file alone, as it is passed on: no result.json beside it tells its hash."""
     file = shutil.copy(run.path / "model.safetensors", tmp_path)
-    found = flips(tmp_path / "model.safetensors", count, lambda: weights.network_of(file))
+    found = flips(tmp_path / "model.safetensors", count, lambda: weights.load_network(file))
     survived("one bit of a model.safetensors flips", count, found, long=count == 1000)
 
 
 def test_truncated_models(run, tmp_path, survived):
     file = shutil.copy(run.path / "model.safetensors", tmp_path)
-    tried, found = truncations(tmp_path / "model.safetensors", lambda: weights.network_of(file))
+    tried, found = truncations(tmp_path / "model.safetensors", lambda: weights.load_network(file))
     assert tried > 500
     survived("a model.safetensors is cut short", tried, found)
 

@@ -1,8 +1,8 @@
 """The usual PyTorch WRN and its loop, written out: what `wrn bench` compares with.
 
 As in the copies most often met: fp32, the default layout, BN and ReLU one by one (ReLU in place), pictures cropped and
-mirrored one at a time with PIL in a DataLoader's worker processes, statistics of the loss read at every step. Beside it
-the same with what torchvision and timm give a loop: transforms; loader and optimiser. Neither has a WRN for 32 x 32.
+mirrored one at a time with PIL in a DataLoader's worker processes, the loss read at every step. Beside it the same with
+parts of torchvision (transforms) and timm (loader and optimiser). Neither has a WRN for 32 x 32.
 """
 
 from collections.abc import Callable, Iterator

@@ -10,18 +10,18 @@ from wrn.benchmark.report import markdown
 from wrn.options import Device, Json, Native, Precision, option, truth
 
 Models = Annotated[
-    Positional[tuple[str, ...]], option("such as wrn-16-4 (default: those of our tables)", "[MODEL ...]")
+    Positional[tuple[str, ...]], option("such as wrn-16-4 (default: those in our tables)", "[MODEL ...]")
 ]
-BatchSize = Annotated[int | None, option("images a step (default: 128; on a CPU by network)", "INT")]
-Rounds = Annotated[int, arg(help="turns of each contestant; medians count")]
+BatchSize = Annotated[int | None, option("images a step (default: 128; on a CPU depends on the network)", "INT")]
+Rounds = Annotated[int, arg(help="rounds of alternating timing; medians are shown")]
 Data = Annotated[str, arg(help="a data set that fits in memory", metavar="DATA")]
-Out = Annotated[str | None, option("write the figures there, as JSON", "FILE")]
+Out = Annotated[str | None, option("write the results to this file, as JSON", "FILE")]
 
 
 def bench_train(
     models: Models = (),
     *,
-    compare: Annotated[bool, option("also time the usual PyTorch loops, written out")] = False,
+    compare: Annotated[bool, option("also time the usual PyTorch loops")] = False,
     batch_size: BatchSize = None,
     rounds: Rounds = 5,
     device: Device = None,
@@ -33,7 +33,7 @@ def bench_train(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Training steps, beside what the machine could do at most and, with --compare, the usual loops."""
+    """Time training steps, against the machine's peak and, with --compare, the usual PyTorch loops."""
     from wrn.benchmark.training import bench_training
 
     found = bench_training(
@@ -51,7 +51,7 @@ def bench_infer(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Answers of networks as `wrn.load(..., optimize=True)` prepares them, against fp32 as it comes."""
+    """Time inference of networks prepared by `wrn.load(..., optimize=True)`, against eager fp32."""
     from wrn.benchmark.inference import bench_inference
 
     _tell(bench_inference(models, batch_sizes, rounds, device), out, json)
@@ -88,7 +88,7 @@ def bench_data(
 
 
 def bench_startup_(*, rounds: Rounds = 5, out: Out = None, json: Json = False) -> None:
-    """Time until `wrn --help` is there, and until `wrn train` makes its first step, each in new processes."""
+    """Time until `wrn --help` is done and until `wrn train` begins its first step, each in a new process."""
     from wrn.benchmark.startup import bench_startup
 
     _tell(bench_startup(rounds), out, json)
@@ -104,14 +104,14 @@ def bench_fig4(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Figure 4: forward and backward of its networks, as ratios beside the paper's."""
+    """Figure 4: time forward and backward passes of its networks, as ratios beside the paper's."""
     from wrn.benchmark.passes import bench_times
 
     _tell(bench_times("fig4", batch_size, rounds, device, precision, truth(native)), out, json)
 
 
 def bench() -> None:
-    """Time training, answers, memory, data and start-up, beside what others do: `wrn bench --help`."""
+    """Benchmark training, inference, memory, data and start-up, against the usual ways: `wrn bench --help`."""
 
 
 BENCH_COMMANDS = {

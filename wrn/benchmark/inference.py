@@ -1,4 +1,4 @@
-"""Trained networks at work: one image at a time, and batches of 64."""
+"""Inference: one image at a time, and batches of 64."""
 
 import importlib.util
 import io
@@ -32,8 +32,8 @@ def bench_inference(
 ) -> dict[str, Any]:
     """Time the networks as `wrn.load(..., optimize=True)` prepares them, against fp32 and ONNX Runtime if it is here.
 
-    Returns {machine, peaks, rows}; a row has model, batch_size, contestant, ms, images_per_second and, of ours, how it
-    is done and the ratios to the others. Of random weights and noise, which takes as long, in the size it is made for.
+    Returns {machine, peaks, rows}; a row has model, batch_size, contestant, ms, images_per_second and, for ours, how
+    it is done and the ratios to the others. Weights are random and images noise of the network's size: as fast as real.
     """
     if min(batch_sizes, default=1) < 1:
         raise UsageError(f"--batch-sizes {min(batch_sizes)}: must be at least 1")

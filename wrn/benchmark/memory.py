@@ -39,7 +39,7 @@ TORCH7, OPTNET = "Torch7, counted", "Torch7 with optnet at best, counted"
 def bench_memory(
     models: tuple[str, ...] = (), batch_size: int | None = None, device: str | None = None
 ) -> dict[str, Any]:
-    """Bytes of a training step at most, above what the process held once data and network were there.
+    """Peak memory of a training step, beyond what the process held once data and network were loaded.
 
     Gradients and the optimiser's momentum count; weights do not. Returns {machine, rows}; a row has model, batch_size,
     contestant, mib, and of ours the share of each other's; `arrays_mib` of it is in large arrays, where we can tell.

@@ -1,4 +1,4 @@
-"""How long it takes until work begins: each time a new process, from its start to what it is there for."""
+"""Start-up time: that of a new process each time, from its start until its actual work begins."""
 
 import os
 import statistics

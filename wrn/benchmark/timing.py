@@ -1,4 +1,4 @@
-"""Fair timings in one process: contestants alternate, medians count; and what the machine could do at most."""
+"""Fair timings in one process: contestants alternate, medians count; and the machine's peak rates."""
 
 import platform
 import statistics
@@ -16,7 +16,7 @@ from wrn.models.complexity import describe
 from wrn.native.memory import free_memory_as_usual, keep_freed_memory
 
 Contestant = Callable[[], None]
-"""One step of the work to be timed. What it asks of a GPU may still be in the making when it returns."""
+"""One step of the work to be timed. On a GPU it may return before its kernels have finished."""
 
 
 def alternate(
@@ -24,7 +24,7 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Seconds a step, of each round: the contestants take turns of at least `turn` seconds, and at least a step.
 
-    Of steps on a GPU too the time is taken when all is done that they asked it for.
+    On a GPU, too, the time is taken when all launched work is done.
     """
     if rounds < 1:
         raise UsageError(f"--rounds {rounds}: must be at least 1")
@@ -64,7 +64,7 @@ def compared(model: str, batch_size: int, seconds: Mapping[str, list[float]]) ->
 
 
 def share_of_matmul_peak(model: str, batch_size: int, ms: float, passes: int, peak_tflops: float) -> float:
-    """What share of the machine's matrix products the network's multiplications make; `passes` 3 with the backward."""
+    """The network's multiplication rate as a share of the machine's peak; `passes`: 3 with the backward pass."""
     return round(2 * passes * describe(model).macs * batch_size / ms / 1e9 / peak_tflops, 3)
 
 
@@ -92,8 +92,8 @@ def as_usual(step: Contestant, device: str) -> Contestant:
 
 
 def peaks(device: str) -> dict[str, float]:
-    """The machine's best of some: TFLOP/s of fp32 and, where it multiplies these fast, bf16 and TF32 matrix products;
-    GB/s of copying (read and written).
+    """The machine's peak rates, best of several tries: TFLOP/s of matrix products in fp32 and, where these are fast,
+    in bf16 and TF32; GB/s of copying (read and written).
     """
     best = {}
     n = 8192 if device != "cpu" else 2048

@@ -103,7 +103,7 @@ class PreActBottleneck(Residual):
     def forward(self, x: Tensor) -> Tensor:
         if self.path.closed(self.training):
             return conv2d(self.shortcut, bn_relu(self.bn1, x)) if self.has_projection else x
-        out, x = bn_relu_and_x(self.bn1, x)  # a second ReLU changes nothing of what is activated
+        out, x = bn_relu_and_x(self.bn1, x)  # where x is activated already, a second ReLU changes nothing
         shortcut = conv2d(self.shortcut, out) if self.has_projection else x
         out = conv2d(self.conv1, out)
         out = conv2d(self.conv2, bn_relu(self.bn2, out))

@@ -66,7 +66,7 @@ def describe(
 ) -> Complexity:
     """Parameters, MACs, conv layers and activation bytes of a network, in total and by group.
 
-    Of 10 classes and images of 32 pixels, ImageNet networks of 1,000 and 224, unless told otherwise.
+    By default with 10 classes and images of 32 pixels, for ImageNet networks with 1,000 and 224.
 
     MACs count 2 FLOPs each and leave out BN, ReLU, additions and pooling, as is usual. Activation bytes are those of
     the distinct tensors that autograd saves in training mode. Raises ValueError as `create_model` does.
@@ -89,7 +89,7 @@ def describe(
 def measure(model: nn.Module, images: Tensor) -> list[Part]:
     """The parts of `model`, its direct children, in the order they run on `images` (both on the meta device).
 
-    Last those that do not run, such as companion classifiers: they have parameters alone.
+    Children that do not run, such as companion classifiers, come last, with parameters alone.
     """
     children = dict(model.named_children())
     names = {child: name for name, child in children.items()}

@@ -30,10 +30,10 @@ def create_model(
 ) -> nn.Module:
     """The network of that name, fp32: preprocessed images (N, in_channels, H, W) -> logits (N, num_classes).
 
-    `drop_path`: stochastic depth, the probability that the last residual block is left out in training (1 - p_L), the
-    others in proportion; drawn per "batch" or "sample"; None: as the name has it. `image_size`: the side of the images,
-    of which most networks take any that leaves a pixel; `dsn` is built for one (32 unless told).
-    `seed` makes the initial weights its function; without one they come from torch's global generator.
+    `drop_path`: stochastic depth, the probability of dropping the last residual block in training (1 - p_L), earlier
+    ones in proportion; drawn per "batch" or "sample"; None: the network's own. `image_size`: the side of the images;
+    most networks take any size that leaves a pixel, `dsn` is built for one (default 32).
+    With a `seed` the initial weights depend on it alone; without, they come from torch's global generator.
     Raises ValueError for a name, depth, class count, image size or dropout that makes no sense, and for what the
     network does not have.
     """

@@ -45,7 +45,7 @@ class Path:
 
 
 class Residual(nn.Module):
-    """A block whose branch can be left out, and which is passed through twice where memory is lowest."""
+    """A block whose branch can be dropped, and that is recomputed in the backward pass where memory is lowest."""
 
     path = Path()
 
@@ -72,6 +72,6 @@ def set_stochastic_depth(model: nn.Module, drop: float, per: Per = "batch") -> N
 
 
 def skips_blocks(model: nn.Module) -> bool:
-    """Whether `model` computes other blocks in each step of training."""
+    """Whether different training steps may skip different blocks of `model`."""
     paths = [part.path for part in model.modules() if isinstance(part, Residual)]
     return any(path.drop > 0 and path.per == "batch" for path in paths)

@@ -1,8 +1,8 @@
-"""What becomes of memory that a step on a CPU frees: kept for the next one instead of given to the system.
+"""Memory that a training step on a CPU frees is kept for the next step instead of returned to the system.
 
 Large arrays come from one region (`pool.cpp`): buffers whose lifetimes do not overlap share storage, as the paper's
-optnet had it, and no gaps are left between them. For all else glibc is told not to give memory back and fault it in
-again page by page. Numbers do not depend on it. Both are settings of the process, on Linux alone.
+optnet had it, and no gaps are left between them. For all else glibc is told not to return memory, which would be
+faulted in again page by page. Results do not depend on it. Both are process-wide settings, on Linux alone.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ def keep_freed_memory() -> None:
 
 
 def free_memory_as_usual() -> None:
-    """What glibc's own adaptation comes to once arrays of tens of megabytes were freed; no pool for new arrays."""
+    """The settings that glibc adapts to once arrays of tens of megabytes have been freed; no pool for new arrays."""
     _mallopt(mmap_max=65536, mmap_threshold=32 << 20, trim_threshold=64 << 20)
     if (pool := _pool()) is not None:
         pool.pool_enable(0)

@@ -79,9 +79,9 @@ class _Row(NamedTuple):
 
 
 class Program:
-    """Layers in one call; those of a network that it `takes`. All their numbers lie in one array.
+    """The layers of a network that it `takes`, run in one call. All their weights lie in one array.
 
-    Of large enough maps 3x3 convolutions make fewer multiplications (`wrn.native.winograd`).
+    On large enough maps 3x3 convolutions need fewer multiplications (`wrn.native.winograd`).
     """
 
     def __init__(self, layers: Iterable[Layer]) -> None:
@@ -99,7 +99,7 @@ class Program:
 
     @staticmethod
     def takes(network: nn.Module) -> bool:
-        """Whether the sizes of a network's convolutions are ones for here."""
+        """Whether the kernels support all of a network's convolutions."""
         convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
         return all(conv.out_channels % 16 == 0 and conv.kernel_size[0] in _KERNELS for conv in convolutions)
 
@@ -133,7 +133,7 @@ class Program:
         return self.__dict__ | {"_spare": []}
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of x (N, C, H, W) the means over places of what the layers give: (N, C'). Raises ValueError for another x."""
+        """The layers' output for x (N, C, H, W), averaged over positions: (N, C'). Raises ValueError for another x."""
         fits = x.ndim == 4 and x.shape[1] == self._layers[0].channels and 0 not in x.shape[2:]
         if not fits or x.device.type != "cpu":
             channels = self._layers[0].channels

@@ -1,8 +1,8 @@
 """Operations of the networks that run on kernels of our own while `enabled`, and as torch has them elsewhere.
 
-Where memory is to be low they keep what BN is given and not what BN-ReLU gives (`recomputation`).
+With memory "low" they keep BN's input instead of BN-ReLU's output (`recomputation`).
 
-What is computed is the same to rounding. Where activations are bf16, statistics, sums and the gradients of weights are
+Results are the same up to rounding. Where activations are bf16, statistics, sums and the gradients of weights are
 fp32 (torch rounds the latter to bf16 on the way).
 """
 
@@ -28,8 +28,8 @@ _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 def enabled(kind: Kind) -> Iterator[None]:
     """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
 
-    These do BN-ReLU, sums and, of convolutions, the gradient of the weight in bf16 and all (`winograd`) in fp32. Raises
-    wrn.Error if there are none.
+    These compute BN-ReLU, sums and convolutions: in bf16 their weight gradient alone, in fp32 everything (`winograd`).
+    Raises wrn.Error if there are none.
     """
     library(kind)
     token = _enabled.set(kind)

@@ -1,7 +1,7 @@
 """What a step does not keep for its backward pass but computes again, in torch's own operations, on any device.
 
-"low": what BN-ReLU gives, from what BN is given, which has to be kept anyway; half the activations. "lowest": all that
-lies within a residual block, from what the block is given. Values are the same ones, computed twice.
+"low": the output of BN-ReLU, from BN's input, which has to be kept anyway; half the activations. "lowest": everything
+inside a residual block, from the block's input. The values are the same, computed twice.
 """
 
 import contextvars
@@ -22,7 +22,7 @@ _memory: ContextVar[Memory] = ContextVar("memory", default="normal")
 
 @contextmanager
 def using(memory: Memory) -> Iterator[None]:
-    """Within, forward passes keep that much."""
+    """Within, forward passes keep what this setting says."""
     token = _memory.set(memory)
     try:
         yield

@@ -19,7 +19,7 @@ _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's grad
 
 
 def fits(conv: nn.Conv2d) -> bool:
-    """Whether the convolution is one for here: 3x3, of stride 1, wide enough."""
+    """Whether the convolution is suitable: 3x3, of stride 1, wide enough."""
     return (
         (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
@@ -30,7 +30,7 @@ def fits(conv: nn.Conv2d) -> bool:
 
 
 def fits_map(x: Tensor) -> bool:
-    """Whether x (N, C, H, W) is: large enough, fp32 in channels_last layout on a CPU."""
+    """Whether x (N, C, H, W) is suitable: large enough, fp32 in channels_last layout on a CPU."""
     n, _, height, width = x.shape
     return (
         x.dtype == torch.float32

@@ -48,22 +48,22 @@ def benchmarks(runs: Path) -> Iterator[Benchmarks]:
 def _notes(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     ways = dict.fromkeys(f"{each['what']}: {each['execution']}" for each in found if "execution" in each)
     if ways:
-        yield f"How wrn computed: {'; '.join(ways)}."
+        yield f"Settings of wrn: {'; '.join(ways)}."
     for each in found:
         if each["what"] == "train" and (peaks := each.get("peaks")):
-            yield f"What this machine came to at most, in the same run: {in_words(peaks)}."
+            yield f"Peak rates of this machine, measured in the same run: {in_words(peaks)}."
             return
 
 
 def _train(rows: Rows) -> Table:
     """A contestant a line; how many times as long it takes as ours, the first of its network and batch."""
-    shares = ("share of matmul peak", "of bare convolutions")
-    head = ("training", "step by", "ms (least to most)", "images/s", "time as ratio to ours", *shares)
+    shares = ("share of matmul peak", "share of bare convolutions")
+    head = ("training", "by", "ms (min to max)", "images/s", "time relative to ours", *shares)
     return Table(head, tuple(_timed(rows, "share_of_matmul_peak", "share_of_bare_convolutions")))
 
 
 def _infer(rows: Rows) -> Table:
-    head = ("answers", "by", "ms (least to most)", "images/s", "time as ratio to ours", "share of matmul peak", "how")
+    head = ("inference", "by", "ms (min to max)", "images/s", "time relative to ours", "share of matmul peak", "how")
     return Table(head, tuple(_timed(rows, "share_of_matmul_peak", "how")))
 
 
@@ -91,7 +91,7 @@ def _memory(rows: Rows) -> Table:
         )
         for row in rows
     ]
-    head = ("memory of a step", "by", "MiB at most", "of them large arrays", "share of the usual fp32 loop's")
+    head = ("memory of a step", "by", "peak MiB", "of which large arrays", "relative to usual fp32 loop")
     return Table(head, tuple(tuple(map(Text, each)) for each in told))
 
 
@@ -108,7 +108,7 @@ def _startup(rows: Rows) -> Table:
         (row["command"], f"{row['seconds']:.2f} ({row['least']:.2f} to {row['most']:.2f})", ratio)
         for row, ratio in zip(rows, ratios, strict=True)
     ]
-    head = ("start-up", "seconds (least to most)", "ratio to the usual loop")
+    head = ("start-up", "seconds (min to max)", "relative to usual loop")
     return Table(head, tuple(tuple(map(Text, each)) for each in told))
 
 

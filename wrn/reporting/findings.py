@@ -314,7 +314,7 @@ def _notes(choice: Choice, found: list[CellFinding]) -> tuple[str, ...]:
     elif any(each.values for each in found) and of_the_paper(choice.experiment) is not None:
         notes.append(LAST_OR_BEST)
     if any(row.precision for row in choice.of.rows):
-        notes.append("The one table with two precisions, which is what it asks about.")
+        notes.append("This table mixes two precisions, since it asks about their difference.")
     return tuple(notes)
 
 

@@ -13,7 +13,7 @@ from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option, w
 
 Arithmetic = Annotated[Literal["fp32", "tf32", "bf16"], arg(help="arithmetic of training", metavar="fp32|tf32|bf16")]
 Version = Annotated[
-    Literal["v1", "bmvc", "v4"], arg(help="of the paper, whose numbers and preprocessing", metavar="v1|bmvc|v4")
+    Literal["v1", "bmvc", "v4"], arg(help="version of the paper: its numbers and preprocessing", metavar="v1|bmvc|v4")
 ]
 
 
@@ -22,7 +22,7 @@ def reproduce(
     flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
     data: Annotated[str | None, option("the same table on this data set", "DATA")] = None,
-    rows: Annotated[tuple[str, ...], option("these networks alone (default: all)", "NAME [NAME ...]")] = (),
+    rows: Annotated[tuple[str, ...], option("only these networks (default: all)", "NAME [NAME ...]")] = (),
     seeds: Annotated[int | None, option("runs of each network (default: as many as the paper)", "INT")] = None,
     paper_version: Version = "v4",
     jobs: Annotated[int, arg(help="runs at a time; the cores are shared out")] = 1,
@@ -33,7 +33,7 @@ def reproduce(
     root: Root = None,
     out: Annotated[str, arg(help="the folder of all runs", metavar="FOLDER")] = "runs",
 ) -> None:
-    """Run what a table or figure of the paper needs and is not there yet, and show it beside the paper's numbers."""
+    """Run whatever a table or figure of the paper still lacks, and show the results beside the paper's numbers."""
     from wrn.reproduction import plan
     from wrn.reproduction.reproduce import reproduce as run_reproduction
     from wrn.reproduction.reproduce import show_plan
@@ -57,7 +57,7 @@ def tune(
     data: Annotated[str, arg(help="such as svhn or folder:PATH", metavar="DATA")],
     recipe: Annotated[str, arg(help="see `wrn list recipes`", metavar="NAME")] = "authors",
     trials: Annotated[int, arg(help="runs in all, earlier ones included")] = 10,
-    seed: Annotated[int, arg(help="of every run, and of the search")] = 0,
+    seed: Annotated[int, arg(help="seed of every run and of the search")] = 0,
     precision: Arithmetic = "fp32",
     device: Device = None,
     workers: Workers = None,
@@ -87,11 +87,11 @@ def report(
         str | None, option("write one HTML page, or Markdown and its pictures (default: print Markdown)", "FILE")
     ] = None,
     paper_version: Annotated[
-        Literal["v1", "bmvc", "v4"], arg(help="of the tables that were not run yet", metavar="v1|bmvc|v4")
+        Literal["v1", "bmvc", "v4"], arg(help="version of the paper for tables not run yet", metavar="v1|bmvc|v4")
     ] = "v4",
     log: Annotated[tuple[str, ...], option("logs of the authors' Lua code, drawn beside ours", "FILE [FILE ...]")] = (),
 ) -> None:
-    """Show every table and figure: ours, from run folders alone, beside the paper's."""
+    """Show every table and figure from the run folders, beside the paper's numbers."""
     from wrn.reporting.report import html_page, markdown_file, markdown_page
 
     if out is None:

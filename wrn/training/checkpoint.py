@@ -22,7 +22,7 @@ from wrn.runs import CHECKPOINT, newest_first, read_checkpoint
 KEEP = 2
 _TENSORS = "tensors.safetensors"
 _DAMAGE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, SafetensorError)
-"""What reading a damaged checkpoint raises. A disk that fails for now is none: that ends the command, not them."""
+"""What reading a damaged checkpoint raises. A failing disk does not count: it ends the command, checkpoints stay."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Progress:
             self.seconds += seconds
 
     def wait(self, seconds: float) -> None:
-        """Add what the last steps took that were counted when they had only been asked for."""
+        """Add the time that a GPU's last steps took to finish, which were counted when they were only launched."""
         self.wall_seconds += seconds
         self.seconds += seconds if self.timed_images else 0.0
 

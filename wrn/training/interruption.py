@@ -59,7 +59,7 @@ def interruption(every: float | None = None) -> Iterator[Interruption]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """While open, the end of the terminal is not the end of the process, nor SIGUSR1 where there is nothing to save."""
+    """While open, neither a closing terminal (SIGHUP) nor a SIGUSR1 with nothing to save ends the process."""
     numbers = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name)]
     with handled(dict.fromkeys(numbers, lambda *_: None)):
         yield
@@ -67,7 +67,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def handled(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    """While open, these handlers of signals; outside the main thread, where Python forbids it, those from before."""
+    """While open, these signal handlers are set, but not outside the main thread, where Python forbids it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

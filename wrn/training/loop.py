@@ -176,8 +176,8 @@ class Training:
 def network_of(recipe: Recipe, num_classes: int, seed: int, steps: int | None = None) -> nn.Module:
     """The recipe's network with the initial weights that belong to the seed, on the CPU.
 
-    `steps`: of the whole training, `recipe.epochs * data.train.steps(recipe)`, which a recipe with a `bn_window` needs;
-    ValueError if such a one is not told.
+    `steps`: those of the whole training, `recipe.epochs * data.train.steps(recipe)`. A recipe with a `bn_window` needs
+    them: ValueError without.
     """
     network = create_model(
         recipe.model,

@@ -1,8 +1,8 @@
 """Muon: momentum whose update of each weight matrix is made nearly orthogonal (Jordan et al. 2024); SGD for the rest.
 
-A convolution's weight counts as a matrix of its output channels by all else. A step goes along the directions of the
-gradient by equal lengths, the frequent ones no longer drown the rare: a few epochs do the work of many (docs/log.md).
-torch's own Muon refuses all but matrices.
+A convolution's weight counts as a matrix of its output channels by all else. A step has nearly equal length along all
+singular directions, so that dominant ones no longer drown the rest: a few epochs do the work of many (docs/log.md).
+torch's own Muon accepts only matrices.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _nesterov(self, parameters: list[Tensor], gradients: Tensors, momentum: float) -> Tensors:
-        """Add the gradients to the momentum; gives what to go along."""
+        """Add the gradients to the momentum; returns the updates."""
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -72,7 +72,7 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def _alike(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Those of one shape together, as far as what is made of them stays small: a GPU waits for each kernel's name."""
+    """Groups of one shape and limited total size, worked on together, so that a GPU waits for fewer kernel launches."""
     shapes: dict[torch.Size, list[Tensor]] = {}
     for parameter in parameters:
         shapes.setdefault(parameter.shape, []).append(parameter)

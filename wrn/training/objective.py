@@ -78,7 +78,7 @@ class DeepSupervision(Objective):
 
 
 class Distillation(Objective):
-    """FitNet's two stages (Romero et al. 2015), the second of which any network can be trained by.
+    """FitNet's two stages (Romero et al. 2015); any network can be trained by the second.
 
     Hints: the student's lower half and a convolution, the regressor, learn to give what a part of the teacher gives;
     the upper half stays as it is. Answers: the labels' loss, and the cross-entropy with the teacher's probabilities,
@@ -208,7 +208,7 @@ def objective(
     autocast: Autocast = nullcontext,
     compiled: Callable[[Any], Any] = lambda called: called,
 ) -> Objective:
-    """What belongs to the network and recipe: call `.start_epoch(epoch)`, then it with each batch, for loss and logits.
+    """What the recipe minimises: call `.start_epoch(epoch)`, then the object itself on each batch, for loss and logits.
 
     `teacher`, preprocessed images -> logits, or as `wrn.load` gives it (its own preprocessing is left out), needs some
     `images` (N, 3, H, W) to see sizes. Raises ValueError where recipe and teacher do not fit.

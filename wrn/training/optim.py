@@ -14,9 +14,9 @@ from wrn.training.muon import Muon as _Muon
 
 
 def _without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
-    """The same optimiser, but for what torch wraps its methods in, to keep its compiler out of them.
+    """The same optimiser without the wrappers by which torch keeps its compiler out of the methods.
 
-    The wrappers load the compiler first, which takes as long as torch itself and delays the first step by that.
+    The wrappers first load the compiler, which takes as long as loading torch and delays the first step by that.
     """
     names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     bare = {name: inspect.unwrap(getattr(kind, name)) for name in names}
@@ -30,7 +30,8 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD, RMSProp or Muon over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
 
     Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the
-    classifier's bias are decayed too, as the authors' flat parameter vector was. Dampening is 0. With
+    classifier's bias are decayed too, as the authors' flat parameter vector was; but Muon decays convolutions by
+    `matrix_decay` alone. Dampening is 0. With
     `layer_rules` rates, decay and norm limits of single layers are those of the network's own paper; ValueError if it
     has none.
     """
@@ -64,10 +65,10 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
-    """Set the epoch's rates; where the recipe says so, forget the momentum as the rate drops.
+    """Set the epoch's rates; where the recipe says so, reset the momentum as the rate drops.
 
-    A one-cycle rate also wants `set_rates` before each step. With a new stage of the network's own procedure all of the
-    optimiser's memory is gone: each was a run of its own.
+    A one-cycle rate also needs `set_rates` before each step. A new stage of the network's own procedure clears all of
+    the optimiser's state: each stage was a run of its own.
     """
     set_rates(optimizer, recipe, epoch)
     if epoch > 1 and recipe.stage_at(epoch) != recipe.stage_at(epoch - 1):
@@ -79,16 +80,16 @@ def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) ->
 
 
 def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int, done: float = 0.0) -> None:
-    """Set the rate of every parameter group, when the share `done` of the epoch is over (of matter for one-cycle)."""
+    """Set every parameter group's rate, with the share `done` of the epoch over (which matters for one-cycle only)."""
     for group in optimizer.param_groups:
         faded = group["fade"]((epoch - 1) / recipe.epochs) if group["fade"] else 1.0
         group["lr"] = recipe.lr_at(epoch, done) * group["factor"] * faded
 
 
 def skip_unless_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
-    """Let a step on a GPU, which is only read of when it is over, leave all as it is if its gradient is not finite.
+    """Let a step on a GPU, whose results are read only later, change nothing if its gradient is not finite.
 
-    torch's fused kernels heed what the scaler of fp16 gradients tells them by.
+    By `found_inf`, with which torch's gradient scaler makes fused optimisers skip a step.
     """
     if optimizer.defaults.get("fused"):
         optimizer.found_inf = (~gradient_norm.isfinite()).float()  # type: ignore[attr-defined]
@@ -105,9 +106,9 @@ def _rules(model: nn.Module) -> dict[str, LayerRule]:
 
 
 def _count_as_zero(model: nn.Module) -> None:
-    """What has no gradient, as stochastic depth left its block out, is decayed and moved on by momentum all the same.
+    """Give zero gradients to blocks that stochastic depth dropped, so that decay and momentum apply to them too.
 
-    So does the released code, whose gradients are one vector that begins with zeros.
+    So does the released code, whose gradients are one vector that is zeroed first.
     """
     for parameter in model.parameters():
         if parameter.grad is None and parameter.requires_grad:

@@ -16,10 +16,10 @@ _AT_FIRST = 3  # passes by which torch and cuDNN choose kernels and take memory,
 class Passes:
     """The passes of an epoch's steps, (images, labels) -> mean loss, norm of the gradient, wrong answers, images.
 
-    They leave gradients for the optimiser, which is told to leave all as it is if the norm is not finite. `graphs`:
-    from the fourth batch of a shape on the GPU is given all kernels at once, as a CUDA graph that was recorded; those
-    of a small network are done sooner than Python can name them. The next pass overwrites what such a one found. An
-    epoch's alone: a graph does for ever what the objective did when it was recorded, with that epoch's settings.
+    They leave gradients for the optimiser, which is told to skip the step if the norm is not finite. `graphs`: from the
+    fourth batch of a shape on, a recorded CUDA graph launches all kernels at once; a small network's kernels finish
+    sooner than Python can launch them. Each replay overwrites the results of the last. Use one object per epoch: a
+    graph repeats what the objective did when it was recorded, with that epoch's settings.
     """
 
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, graphs: bool = False) -> None:

@@ -36,7 +36,7 @@ class Execution:
 
     @property
     def kind(self) -> Kind | None:
-        """Which of our kernels do such work, where the processor can run them; None if none of them."""
+        """Which of our kernels suit this execution, on a processor that can run them; None if none do."""
         on_cpu = torch.device(self.device).type == "cpu"
         return self.precision if on_cpu and not self.compile and self.precision != "tf32" else None
 
@@ -145,11 +145,11 @@ def choose(
 
     CUDA before Apple's MPS before the CPU; bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with
     AMX or AVX512-BF16). On CPUs our own kernels (`native`), if a C++ compiler is found: for bf16 with AVX512-BF16, for
-    fp32 with AVX2; the latter not where fp32 is asked for, which is then torch's own to the bit.
+    fp32 with AVX2; the latter not with an explicit "fp32", which is torch's own to the bit.
     "tf32": fp32 whose products round their factors to 10 bits, on GPUs.
     `memory`: "low" computes BN-ReLU again in the backward pass, "lowest" whole residual blocks. `deterministic`: the
     same bits each time on CUDA too, as on CPUs. `graphs`: on CUDA forward and backward passes as CUDA graphs.
-    Raises ValueError for a device that is not there, a precision that is none, and what cannot be had.
+    Raises ValueError for an absent device, an unknown precision, and combinations that do not work.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

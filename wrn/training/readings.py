@@ -20,10 +20,10 @@ class Reading:
 
 
 class Readings:
-    """Numbers of steps, in their order: at once, or two steps later from a GPU.
+    """The steps' numbers, in order: at once, or from a GPU two steps later.
 
-    To read a number from there waits until it is computed. Two steps later it is there already: Python stays two steps
-    ahead of the GPU, which never waits for it. Whoever saves what was trained reads the `rest` first.
+    Reading a number from a GPU blocks until it is computed. Two steps later it is there already: Python stays two steps
+    ahead of the GPU, which never waits. Before anything trained is saved, the `rest` must be read.
     """
 
     def __init__(self, device: str) -> None:
@@ -43,7 +43,7 @@ class Readings:
         return self.rest(self.lag)
 
     def rest(self, but: int = 0) -> Iterator[Reading]:
-        """All that were not given yet, but for so many of the last."""
+        """All readings not given yet, except the last `but`."""
         while len(self._waiting) > but:
             step, numbers, images, arrived = self._waiting.popleft()
             if arrived is not None:

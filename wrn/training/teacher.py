@@ -37,8 +37,8 @@ def teacher_of(recipe: Recipe, given: nn.Module | None, data: Dataset) -> nn.Mod
             f"teacher {recipe.teacher}: was in memory; give the same one again, wrn.train(recipe, teacher=model)"
         )
     header = weights.header_of(recipe.teacher)
-    _must_fit(weights.preprocess_of(recipe.teacher), header["classes"], header["image_size"], recipe, data)
-    return weights.network_of(recipe.teacher)
+    _must_fit(weights.load_preprocess(recipe.teacher), header["classes"], header["image_size"], recipe, data)
+    return weights.load_network(recipe.teacher)
 
 
 def _must_fit(preprocess: Any, classes: Any, image_size: int | None, recipe: Recipe, data: Dataset) -> None:
