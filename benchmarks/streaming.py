@@ -32,7 +32,7 @@ from torchvision.datasets import ImageFolder
 
 import wrn
 from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
-from wrn.data.listing import Files
+from wrn.data.paths import Files
 from wrn.data.preprocess import MeanStd
 from wrn.data.streaming import Pictures, Streamed
 

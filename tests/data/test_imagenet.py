@@ -520,7 +520,7 @@ def test_wrong_usage(run_wrn, words, says):
 
 
 def test_paths_of_a_part_are_those_of_the_whole():
-    from wrn.data.listing import Files
+    from wrn.data.paths import Files
 
     names = ["train/a/ä b.JPEG", "x", "train/b/2.JPEG", "train/b/3.JPEG"]
     files = Files.of(np.frombuffer("\0".join(names).encode(), np.uint8), np.arange(4))

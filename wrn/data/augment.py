@@ -13,27 +13,27 @@ PAD = 4
 
 
 @dataclass(frozen=True)
-class Draws:
+class Crops:
     """For each sample, in the order they are taken: mirrored or not, and the crop's offset, -4..4 down and right."""
 
     flip: Tensor  # bool (N,)
     offset: Tensor  # int64 (N, 2)
 
-    def __getitem__(self, part: slice) -> "Draws":
-        return Draws(self.flip[part], self.offset[part])
+    def __getitem__(self, part: slice) -> "Crops":
+        return Crops(self.flip[part], self.offset[part])
 
-    def to(self, device: torch.device) -> "Draws":
-        return Draws(self.flip.to(device), self.offset.to(device))
+    def to(self, device: torch.device) -> "Crops":
+        return Crops(self.flip.to(device), self.offset.to(device))
 
 
-def draw(count: int, generator: Generator, pad: int = PAD) -> Draws:
+def draw(count: int, generator: Generator, pad: int = PAD) -> Crops:
     """Independent draws for `count` samples, on the CPU so that they are the same on every device."""
     flip = torch.rand(count, generator=generator) < 0.5
     offset = torch.randint(-pad, pad + 1, (count, 2), generator=generator)
-    return Draws(flip, offset)
+    return Crops(flip, offset)
 
 
-def draw_v1(count: int, batch_size: int, generator: Generator, pad: int = PAD) -> Draws:
+def draw_v1(count: int, batch_size: int, generator: Generator, pad: int = PAD) -> Crops:
     """As the authors' code did until July 2016: one offset for a whole batch, and exactly half of it mirrored."""
     flip = torch.zeros(count, dtype=torch.bool)
     offset = torch.empty(count, 2, dtype=torch.int64)
@@ -41,10 +41,10 @@ def draw_v1(count: int, batch_size: int, generator: Generator, pad: int = PAD) -
         size = min(batch_size, count - start)
         flip[start + torch.randperm(size, generator=generator)[: size // 2]] = True
         offset[start : start + size] = torch.randint(-pad, pad + 1, (2,), generator=generator)
-    return Draws(flip, offset)
+    return Crops(flip, offset)
 
 
-def take(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
+def take(images: Tensor, indices: Tensor, draws: Crops) -> Tensor:
     """Gather, mirror, pad and crop in one indexing: (M, H, W, C) at indices (N,) -> (N, H, W, C).
 
     Each output row and column is looked up in the image where reflection puts it, so nothing is padded or copied twice.
@@ -55,14 +55,14 @@ def take(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
     return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def inside(draws: Draws, height: int, width: int) -> Tensor:
+def inside(draws: Crops, height: int, width: int) -> Tensor:
     """Which pixels of the crops come from the image and not from the padding, bool (N, 1, H, W)."""
     rows, columns = _positions(draws, height, width)
     good_rows, good_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     return (good_rows[:, :, None] & good_columns[:, None, :])[:, None]
 
 
-def _positions(draws: Draws, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _positions(draws: Crops, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Where each row (N, H) and column (N, W) of the crops is in its image; may lie outside."""
     rows = torch.arange(height, device=draws.offset.device) + draws.offset[:, :1]
     columns = torch.arange(width, device=draws.offset.device) + draws.offset[:, 1:]

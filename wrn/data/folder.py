@@ -16,7 +16,7 @@ import PIL
 from wrn.data import archives, pictures
 from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
 from wrn.data.cache import Notice
-from wrn.data.listing import Files, Listing, fingerprint_of, packed
+from wrn.data.paths import Files, Listing, fingerprint_of, packed
 from wrn.errors import Error, MissingError, UsageError
 from wrn.randomness import key
 

@@ -17,7 +17,7 @@ from wrn.data import archives
 from wrn.data.arrays import Progress, Request
 from wrn.data.cache import Notice, kept
 from wrn.data.catalog import DATASETS
-from wrn.data.listing import Files, Found, Listing, fingerprint_of, packed
+from wrn.data.paths import Files, Found, Listing, fingerprint_of, packed
 from wrn.errors import Error, MissingError
 
 CLASSES = 1000

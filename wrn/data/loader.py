@@ -77,7 +77,7 @@ class Resident:
             made.append(self._taken(places, drawn, recipe))
         return self.images[places].permute(0, 3, 1, 2).float(), made
 
-    def _drawn(self, count: int, recipe: Recipe, generator: torch.Generator) -> augment.Draws | None:
+    def _drawn(self, count: int, recipe: Recipe, generator: torch.Generator) -> augment.Crops | None:
         """The recipe's draws for so many samples."""
         if recipe.augment == "none":
             return None
@@ -87,7 +87,7 @@ class Resident:
             draws = augment.draw(count, generator, recipe.pad)
         return draws.to(self.images.device)
 
-    def _taken(self, indices: Tensor, draws: augment.Draws | None, recipe: Recipe) -> Tensor:
+    def _taken(self, indices: Tensor, draws: augment.Crops | None, recipe: Recipe) -> Tensor:
         """Those samples as the network takes them: augmented and preprocessed."""
         if draws is None:
             return self._finished(self.ready[indices])

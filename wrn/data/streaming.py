@@ -24,7 +24,7 @@ from wrn.data.cache import Notice
 from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from wrn.data.folder import Folder
 from wrn.data.imagenet import ImageNet
-from wrn.data.listing import Files
+from wrn.data.paths import Files
 from wrn.data.pictures import opened, rgb
 from wrn.data.preprocess import UNIT, MeanStd, Preprocess
 from wrn.data.splits import divide

@@ -32,11 +32,12 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
             handles.append(drawn)
             # The first epochs' errors would press all others together, as the paper's own axis knows
             highest = max(highest, *errors[len(errors) // 10 :])
-        loss_axis.set_yscale("log")
-        loss_axis.yaxis.set_major_formatter("{x:g}")
-        lowest, top = loss_axis.get_ylim()
-        if top < 10 * lowest:  # too few powers of ten to read the axis by
-            loss_axis.yaxis.set_minor_formatter("{x:g}")
+        if all(line["train_loss"] > 0 for lines in runs.values() for line in lines):
+            loss_axis.set_yscale("log")
+            loss_axis.yaxis.set_major_formatter("{x:g}")
+            lowest, top = loss_axis.get_ylim()
+            if top < 10 * lowest:  # too few powers of ten to read the axis by
+                loss_axis.yaxis.set_minor_formatter("{x:g}")
         loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
         error_axis.set(ylabel="test error, % (solid)", ylim=(0, min(100.0, 1.05 * highest)))
         error_axis.grid(alpha=0.25)
