@@ -10,7 +10,6 @@ import argparse
 import tempfile
 
 import torch
-import torch.nn.functional as F
 
 import wrn
 
@@ -29,15 +28,18 @@ def main() -> None:
     steps = data.train.steps(recipe)
     model = wrn.network_of(recipe, len(data.classes), chosen.seed, recipe.epochs * steps)
     model.to(memory_format=torch.channels_last)  # the layout `wrn train` computes in; NCHW would differ by rounding
+    objective = wrn.objective(model, recipe, samples=len(data.train), seed=chosen.seed)  # the cross-entropy
     optimizer = wrn.optimizer(model, recipe)
 
     for epoch in range(1, recipe.epochs + 1):
+        objective.start_epoch(epoch)
         wrn.start_epoch(optimizer, recipe, epoch)  # the learning rate, and what happens where it drops
         model.train()
         # Order, augmentation and (by the seed set before each batch) dropout depend on seed, epoch and step alone
-        for step, (images, labels) in enumerate(data.train.batches(recipe, seed=chosen.seed, epoch=epoch)):
+        batches = data.train.batches(recipe, seed=chosen.seed, epoch=epoch, order=objective.order)
+        for step, (images, labels) in enumerate(batches):
             wrn.set_rates(optimizer, recipe, epoch, step / steps)  # of matter where the rate changes step by step
-            loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+            loss, _ = objective(images, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

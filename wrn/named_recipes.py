@@ -57,6 +57,7 @@ RECIPES: dict[str, Named] = {
             "batch_size": 64,
             "pad": 2,
             "bn_window": 0.025,
+            "sampling": "importance",
         },
     ),
     "vgg": Named(

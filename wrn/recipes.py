@@ -83,6 +83,9 @@ class Recipe:
     optimizer: Literal["sgd", "rmsprop", "muon"] = knob("sgd", "SGD with momentum, RMSProp, or Muon for convolutions")
     epochs: int = knob(200, "passes over the training set")
     batch_size: int = knob(128, "images a step")
+    sampling: Literal["shuffled", "importance"] = knob(
+        "shuffled", "an epoch's images: each once, or drawn by the length of their last gradient, and weighted for it"
+    )
     lr: float = knob(0.1, "initial learning rate; with one-cycle, the peak")
     schedule: Literal["steps", "one-cycle"] = knob(
         "steps", "drops at the milestones; or linearly from 0 up and down to 0, updated at every step"
@@ -308,6 +311,11 @@ def _check(recipe: Recipe) -> None:
         "pad": (0 <= recipe.pad < recipe.image_size, "zero or more, and less than the image size"),
         "epochs": (1 <= recipe.epochs <= 1_000_000, "at least 1 and at most a million"),
         "batch_size": (1 <= recipe.batch_size <= 1_000_000, "at least 1 and at most a million"),
+        "sampling": (
+            recipe.sampling == "shuffled"
+            or (recipe.loss == "cross-entropy" and recipe.teacher is None and recipe.model != "dsn"),
+            "shuffled where there is a teacher, companions (dsn) or another loss than cross-entropy",
+        ),
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),
         "lr_decay": (0.0 < recipe.lr_decay <= 1.0, "a factor in (0, 1]"),
         "milestones": (

@@ -261,6 +261,7 @@ def test_a_block_left_out_is_decayed_and_moved_on_like_the_others():
         ("dsn", {"stages": (3,), "lr": 0.001}),
         ("stochastic-depth-8", {"padding": "zero", "augment": "flip-crop", "val": 40}),
         ("wrn-10-1", {"drop_path": 0.5, "drop_path_per": "sample"}),
+        ("wrn-10-1", {"sampling": "importance"}),
     ],
 )
 def test_interrupted_runs_end_with_the_same_bits(network, fields, tmp_path, monkeypatch):

@@ -29,9 +29,12 @@ class Split(Protocol):
     def steps(self, recipe: Recipe) -> int:
         """Batches in an epoch."""
 
-    def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches of one epoch (counted from 1), from step `start` on.
 
+        `order`: the samples' places (M,), as an objective has it that draws them itself; they are not shuffled then.
         Order and augmentation depend on (seed, epoch) and the sample's place alone. Before each batch torch's
         generators are seeded for that step, so that dropout depends on (seed, epoch, step) alone.
         """

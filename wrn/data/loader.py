@@ -54,10 +54,12 @@ class Resident:
     def steps(self, recipe: Recipe) -> int:
         return steps(len(self), recipe)
 
-    def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Split`; images in channels_last layout. What an epoch needs is made before the first batch."""
         must_fit(self.made_for, recipe, ("flip-crop", "v1", "none"))
-        order = order_of(len(self), seed, epoch).to(self.ready.device)
+        order = (order_of(len(self), seed, epoch) if order is None else order).to(self.ready.device)
         draws = self._drawn(len(self), recipe, generator_of(seed, epoch, "augment"))
 
         def made() -> Iterator[tuple[Tensor, Tensor]]:
@@ -214,5 +216,7 @@ def _check(wanted: Recipe, known: Entry, request: Request) -> None:
         possible.append("imagenet")  # which streams the pictures, as they are too large to be kept
     if wanted.augment not in possible:
         raise UsageError(f"--augment {wanted.augment}: not possible with {name}; take {' or '.join(possible)}")
+    if (known.streamed or wanted.augment == "imagenet") and wanted.sampling == "importance":
+        raise UsageError(f"--sampling importance: {name} is not held in memory; leave the option out")
     if (known.streamed or wanted.augment == "imagenet") and wanted.preprocess not in ("meanstd", "unit"):
         raise UsageError(f"--preprocess {wanted.preprocess}: {name} is never whole in memory; take meanstd or unit")

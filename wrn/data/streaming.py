@@ -94,10 +94,12 @@ class Streamed:
     def steps(self, recipe: Recipe) -> int:
         return steps(len(self), recipe)
 
-    def batches(self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, recipe: Recipe, *, seed: int, epoch: int, start: int = 0, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `wrn.data.batching.Split`; images in channels_last layout."""
         must_fit(self.made_for, recipe, ("imagenet", "none"))
-        order = order_of(len(self), seed, epoch)
+        order = order_of(len(self), seed, epoch) if order is None else order.cpu()
         size = recipe.batch_size
         augmented = recipe.augment == "imagenet"
 

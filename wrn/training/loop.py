@@ -58,6 +58,7 @@ class Training:
             recipe,
             self.teacher and execution.place(self.teacher),
             images=execution.arrange(next(self.data.test.in_order(2))[0]) if self.teacher else None,
+            samples=len(self.data.train),
             seed=self.seed,
             autocast=execution.autocast,
             compiled=execution.compiled,
@@ -111,7 +112,9 @@ class Training:
         """The steps of one epoch that are not done yet."""
         recipe, steps = self.recipe, self.data.train.steps(self.recipe)
         self.network.train()
-        batches = self.data.train.batches(recipe, seed=self.seed, epoch=epoch, start=progress.step)
+        batches = self.data.train.batches(
+            recipe, seed=self.seed, epoch=epoch, start=progress.step, order=self.objective.order
+        )
         passes = Passes(self.objective, self.optimizer, self.execution.graphs)
         readings = Readings(self.execution.device)
         clock = time.perf_counter()

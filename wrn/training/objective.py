@@ -22,6 +22,7 @@ from wrn.models.comparators.fitnet import FitNet, MaxoutConv
 from wrn.models.rules import LayerRule
 from wrn.randomness import key
 from wrn.recipes import Recipe
+from wrn.training.importance import Drawn
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -39,6 +40,7 @@ class Objective:
         self.network, self.recipe, self.autocast, self.compiled = network, recipe, autocast, compiled
         self.answer = compiled(network)
         self.trained = nn.ModuleDict({"network": network})
+        self.order: Tensor | None = None  # of an epoch's samples, for `batches`; None: shuffled
         self.stage = 0
 
     def start_epoch(self, epoch: int) -> None:
@@ -58,6 +60,32 @@ class Objective:
         if self.recipe.loss == "squared-hinge":
             return squared_hinge(logits.float(), labels)
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+
+
+class Importance(Objective):
+    """The cross-entropy of samples drawn by importance, divided by how often each is drawn.
+
+    Important is what has a long gradient by the logits, which bounds that by the weights. `samples`: how many there are
+    to train on, of which `order` has each epoch's; `seed` draws them.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, samples: int, seed: int, *how: Any) -> None:
+        super().__init__(network, recipe, *how)
+        self.drawn = Drawn(samples, seed, next(network.parameters()).device)
+        self.trained["drawn"] = self.drawn
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.drawn.start_epoch(epoch)
+        self.order = self.drawn.order
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        scores, smoothing = logits.float(), self.recipe.label_smoothing
+        losses = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")
+        with torch.no_grad():
+            targets = F.one_hot(labels, scores.shape[1]) * (1 - smoothing) + smoothing / scores.shape[1]
+            weights = self.drawn.take((scores.softmax(1) - targets).norm(dim=1))
+        return (losses * weights).mean()
 
 
 class DeepSupervision(Objective):
@@ -204,6 +232,7 @@ def objective(
     teacher: nn.Module | None = None,
     *,
     images: Tensor | None = None,
+    samples: int | None = None,
     seed: int = 0,
     autocast: Autocast = nullcontext,
     compiled: Callable[[Any], Any] = lambda called: called,
@@ -211,7 +240,8 @@ def objective(
     """What the recipe minimises: call `.start_epoch(epoch)`, then the object itself on each batch, for loss and logits.
 
     `teacher`, preprocessed images -> logits, or as `wrn.load` gives it (its own preprocessing is left out), needs some
-    `images` (N, 3, H, W) to see sizes. Raises ValueError where recipe and teacher do not fit.
+    `images` (N, 3, H, W) to see sizes. `samples`: how many there are to train on, which a recipe with `sampling` by
+    importance needs; batches are then made in `.order`. `seed` draws. Raises ValueError where these do not fit.
     """
     if recipe.stages and not isinstance(network, (DSN, ELUNet, FitNet)):
         raise UsageError(f"stages {recipe.stages}: {recipe.model} has no procedure of its own; take another recipe")
@@ -227,6 +257,10 @@ def objective(
     must_do_without_teacher(recipe)
     if isinstance(network, DSN):
         return DeepSupervision(network, recipe, autocast, compiled)
+    if recipe.sampling == "importance":
+        if samples is None:
+            raise UsageError("sampling importance: of how many samples? give objective(..., samples=len(data.train))")
+        return Importance(network, recipe, samples, seed, autocast, compiled)
     return Objective(network, recipe, autocast, compiled)
 
 
