@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from itertools import groupby
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,6 +153,15 @@ def test_only_a_falling_rate_is_a_drop():
     recipe = wrn.recipe("pre-resnet-110", data="cifar10", recipe="own")
     assert recipe.lr_at(2) > recipe.lr_at(1), "it begins slowly"
     assert [epoch for epoch in range(1, recipe.epochs + 1) if recipe.drops_at(epoch)] == list(recipe.milestones[1:])
+
+
+def test_numbers_of_numpy_are_numbers():
+    rates = np.array([0.5, 0.25])
+    recipe = wrn.recipe("wrn-10-1", data="digits", lr=rates[1], epochs=np.int64(7), batch_size=np.int32(32))
+    assert recipe == wrn.recipe("wrn-10-1", data="digits", lr=0.25, epochs=7, batch_size=32)
+    assert type(recipe.lr) is float
+    with pytest.raises(ValueError, match="not a whole number"):
+        wrn.recipe("wrn-10-1", data="digits", epochs=rates[0])
 
 
 def test_one_folder_is_one_recipe():

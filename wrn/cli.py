@@ -35,8 +35,9 @@ from wrn.options import (
     fields_of,
     option,
     truth,
+    words_of,
 )
-from wrn.recipes import recipe
+from wrn.recipes import must_name_a_network, recipe
 from wrn.reproduction.commands import report, reproduce, tune
 
 
@@ -70,6 +71,7 @@ def train(
 ) -> None:
     """Train a network, or resume a run; without arguments, train a small one on real digits."""
     if (model is None) != (data is None):
+        must_name_a_network(model or "")
         missing, example = ("--data", "--data digits") if data is None else ("model", "wrn-16-4")
         raise UsageError(f"wrn train: no {missing} named; add {example}, or name neither to train on digits")
     named = {"model": "wrn-16-1", "data": "digits"} if model is None else {"model": model, "data": data}
@@ -248,9 +250,11 @@ def data_prepare(
 
     fields: dict[str, Any] = {"image_size": image_size, "val_fraction": val_fraction, "preprocess": preprocess}
     found = dataset(data, root=root, url=url, sha256=sha256, workers=workers, log=Log(), **fields)
+    given = words_of({name: value for name, value in ({"data": data} | fields).items() if value is not None})
+    given += ["--root", root] if root is not None else []
     print(
         f"{data}: {len(found.train):,} + {len(found.test):,} images, {len(found.classes)} classes, ready; "
-        f"wrn train wrn-16-4 --data {shlex.quote(data)}"
+        f"wrn train wrn-16-4 {shlex.join(given)}"
     )
 
 
@@ -328,6 +332,10 @@ _WRN = (
     "Wide Residual Networks: train, test, use, compare. `wrn train` alone trains on real digits. "
     "`--debug` shows a failure's traceback."
 )
+_NO_OPTIONS = {  # of `wrn train`, which others have
+    "--resume": "not needed; the same command continues a run",
+    "--model": "name the network first: wrn train wrn-16-4 --data cifar10",
+}
 GROUPS = {"data": DATA_COMMANDS, "bench": BENCH_COMMANDS}
 
 
@@ -346,6 +354,8 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(f"wrn {__version__}", flush=True)
             return 0
+        if words[0] == "train" and (strange := [word for word in words if word in _NO_OPTIONS]):
+            raise UsageError(f"{strange[0]}: {_NO_OPTIONS[strange[0]]}")
         commands, program = COMMANDS, "wrn"
         if words[0] in GROUPS:
             commands, program, words = GROUPS[words[0]], f"wrn {words[0]}", words[1:] or ["--help"]

@@ -144,6 +144,8 @@ def top_classes(
     """
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
+    if Path(run).suffix.lower() in pictures.SUFFIXES:
+        raise UsageError(f"{run}: is a picture; name the run first: wrn predict RUN IMAGE")
     images = [file for image in images for file in _files(image)]
     model = load(run, device or choose().device, optimize=optimize)
     probabilities, indices = model.predict(images).topk(min(top, len(model.classes)))
@@ -190,6 +192,8 @@ def evaluate_run(
     header = weights.header_of(run)
     model = load(run, execution.device, optimize=optimize)
     name = data or header["data"]
+    if data is None and name.startswith("folder:") and not Path(name.partition(":")[2]).exists():
+        raise MissingError(f"{name}: is not there, seen from this folder; name it with --data")
     known = dataset(
         name,
         image_size=model.image_size,

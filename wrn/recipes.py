@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from wrn.data.catalog import Augment, Padding, Preprocess, entry
+from wrn.data.catalog import DATASETS, Augment, Padding, Preprocess, entry
 from wrn.errors import UsageError, unknown
 from wrn.models.families import Spec
 from wrn.models.names import parse
@@ -143,11 +144,14 @@ class Recipe:
             raise UsageError(f"recipe {fields!r}: not an object of fields")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
+            if name == "seed":
+                raise UsageError("recipe field seed: is none; it goes to wrn.train(recipe, seed=), --seed")
             if name not in known:
                 raise unknown("recipe field", name, known)
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
+        values = {name: _plain(value) for name, value in values.items()}
         for name, kind in _kinds().items():
             if kind in (float, float | None) and type(values.get(name)) is int:  # 1 and 1.0 are one, with one hash
                 values[name] = float(values[name])
@@ -213,13 +217,14 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     one-cycle leaves the milestones out.
     Raises ValueError for unknown names and fields, and for values that make no sense.
     """
+    must_name_a_network(model)
     name, _, path = data.partition(":")
     if path:
         data = f"{name}:{os.path.normpath(path)}"  # one folder, one hash
     if recipe == "own":
         recipe = parse(model, fields.get("depth_rule")).recipe
     named = _named(recipe, model, data)
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name: _plain(value) for name, value in fields.items() if value is not None}
     changed = dict(entry(data).shortened) | given
     if type(epochs := changed.get("epochs")) is int and epochs > 0:  # others are refused below
         changed = _scaled(named, epochs) | changed
@@ -238,6 +243,12 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     return made
 
 
+def must_name_a_network(model: str) -> None:
+    """Raise ValueError where a data set's name is given for a network's."""
+    if isinstance(model, str) and model.partition(":")[0] in DATASETS:
+        raise UsageError(f"model {model!r}: is a data set; name a network first: wrn-16-4 --data {model}")
+
+
 def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
     """Raise ValueError for a given field that would change nothing, and for what only other networks' papers have."""
     own = RECIPES[spec.recipe].fields
@@ -253,6 +264,8 @@ def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
                 f"{name} {getattr(recipe, name)}{origin}: the paper of {spec.name} has none; leave it out, or take "
                 "--recipe own"
             )
+    if "milestones" in given and (late := [epoch for epoch in recipe.milestones if epoch > recipe.epochs]):
+        raise UsageError(f"milestones {late}: training ends with epoch {recipe.epochs}; leave them out")
     padless = recipe.augment not in ("flip-crop", "v1") and f"augment {recipe.augment} does not pad"
     drawn = recipe.conv_init == "published" and "conv_init published draws all weights"
     idle = {
@@ -344,6 +357,15 @@ def _check(recipe: Recipe) -> None:
     for name, (fits, must_be) in limits.items():
         if not fits:
             raise UsageError(f"{name} {getattr(recipe, name)}: out of range; it must be {must_be}")
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as Python's own, as JSON has it; all else as it is."""
+    if isinstance(value, tuple):
+        return tuple(_plain(each) for each in value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _is_of(value: Any, kind: Any) -> bool:

@@ -89,9 +89,8 @@ class Run:
 
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
         """Raise wrn.Error, touching nothing, if anything but this recipe's run, computed this way, lies here."""
+        self.must_hold_nothing_else()
         if not self._is_a_run:
-            if self.path.exists() and (not self.path.is_dir() or self._strangers()):
-                raise Error(f"{self.path}: holds files but no run; choose another folder with --out")
             return
         here, there = {"seed": seed, **recipe.to_dict()}, {"seed": self.seed, **self.recipe.to_dict()}
         if self.begun:
@@ -105,6 +104,11 @@ class Run:
                 f"{self.path}: holds a run that differs ({'; '.join(changes)}); choose another folder with --out, or "
                 "--fresh to start over"
             )
+
+    def must_hold_nothing_else(self) -> None:
+        """Raise wrn.Error, touching nothing, if files lie here that are no run's."""
+        if not self._is_a_run and self.path.exists() and (not self.path.is_dir() or self._strangers()):
+            raise Error(f"{self.path}: holds files but no run; choose another folder with --out")
 
     def _strangers(self) -> set[str]:
         """Names of what lies here and is not of a run that was killed before it had a recipe."""

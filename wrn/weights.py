@@ -88,7 +88,10 @@ def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingError(f"{path}: no such run or model; give the folder that `wrn train` named") from None
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Error(f"{file}: no model of ours, or damaged ({error}); give a finished run") from error
+        raise Error(
+            f"{file}: no model of ours, or damaged ({error}); give a finished run. Weights from elsewhere go into "
+            "wrn.create_model(NAME, num_classes=...).load_state_dict(...)"
+        ) from error
 
 
 def load_network(path: str | os.PathLike[str]) -> nn.Module:

@@ -209,10 +209,10 @@ def test_a_folder_for_testing_alone(pictures):
 
 
 def test_what_is_left_out_is_said(pictures, capsys):
-    (pictures / "train" / "one" / "scan.jfif").write_bytes(b"x")
+    (pictures / "train" / "one" / "scan.heic").write_bytes(b"x")
     wrn.dataset(f"folder:{pictures}")
     assert (
-        "left out 1 files that are no pictures by their names, such as train/one/scan.jfif" in capsys.readouterr().err
+        "left out 1 files that are no pictures by their names, such as train/one/scan.heic" in capsys.readouterr().err
     )
 
 

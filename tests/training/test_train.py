@@ -477,3 +477,17 @@ def test_the_default_command_reaches_2_percent(run_wrn):
     assert code == 0, err
     error = float(re.search(r"test error (\d+\.\d+)%.*wrn predict runs/digits", out.splitlines()[-1])[1])
     assert error <= 2.0
+
+
+@pytest.mark.parametrize("given", [{"seed": "0"}, {"seed": 1.5}, {"seed": True}, {"native": "false"}, {"fresh": 1}])
+def test_what_is_of_the_wrong_type_is_refused_before_there_is_a_folder(given, tmp_path):
+    with pytest.raises(ValueError, match=f"{next(iter(given))} .*: must be"):
+        wrn.train(wrn.recipe("wrn-10-1", data="digits", epochs=1), tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fresh_leaves_a_folder_of_others_alone(pictures):
+    before = sorted(pictures.rglob("*"))
+    with pytest.raises(wrn.Error, match="holds files but no run"):
+        wrn.train(wrn.recipe("wrn-10-1", data="digits", epochs=1), pictures, fresh=True)
+    assert sorted(pictures.rglob("*")) == before

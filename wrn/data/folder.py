@@ -75,9 +75,14 @@ class Folder:
             for name in left_out[:1]
         ]
         if not classes["train"] and not classes["test"]:
-            raise Error(
-                f"{what}: holds no train/CLASS/ folders; lay the pictures out as train/CLASS/* and test/CLASS/*"
-            )
+            tops = sorted({PurePosixPath(name).parts[0] for name in entries if len(PurePosixPath(name).parts) > 1})
+            if alike := [top for top in tops if top.lower() in ("train", "training", "test")]:
+                how = f"rename {alike[0]}/ to {alike[0].lower().removesuffix('ing')}/"
+            elif tops:  # CLASS/*
+                how = f"move {tops[0]}/ and the other classes into train/, and add --val-fraction 0.1"
+            else:
+                how = "lay the pictures out as train/CLASS/* and test/CLASS/*"
+            raise Error(f"{what}: holds no train/CLASS/ folders; {how}")
         for split, by_class in classes.items():
             for label, found in by_class.items():
                 if not found:

@@ -41,8 +41,8 @@ def create_model(
     if not (isinstance(dropout, (int, float)) and 0.0 <= dropout < 1.0):
         raise UsageError(f"dropout {dropout}: not a probability in [0, 1); the paper uses 0.3 (CIFAR) and 0.4 (SVHN)")
     for what, count in (("classes", num_classes), ("input channels", in_channels)):
-        if not 1 <= count <= 1_000_000:
-            raise UsageError(f"model {name!r}: has {count} {what}; give at least 1 and at most a million")
+        if not (isinstance(count, int) and 1 <= count <= 1_000_000):
+            raise UsageError(f"model {name!r}: has {count!r} {what}; give a whole number from 1 to a million")
     if image_size is not None and image_size < spec.smallest:
         raise UsageError(
             f"image size {image_size}: {spec.name} takes at least {spec.smallest}; give a larger image_size"

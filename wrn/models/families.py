@@ -105,7 +105,11 @@ def _no_such_depth(name: str, depth: int, step: int, rest: int) -> int:
     """Raise the error for a depth that is not step x N + rest."""
     below = max(1, (depth - rest) // step)
     near = " or ".join(str(step * n + rest) for n in ((below, below + 1) if depth > step + rest else (1,)))
-    raise UsageError(f"model {name!r}: depth {depth} is not {step}N + {rest} for any N >= 1; the nearest is {near}")
+    of_imagenet = {18: "imagenet", 50: "bottleneck", 101: "bottleneck", 152: "bottleneck"}.get(depth)
+    other = f"; for ImageNet write {name}-{of_imagenet}" if of_imagenet and name.count("-") == 2 else ""
+    raise UsageError(
+        f"model {name!r}: depth {depth} is not {step}N + {rest} for any N >= 1; the nearest is {near}{other}"
+    )
 
 
 # Thin networks for small images
@@ -134,11 +138,13 @@ def thin(name: str, _: DepthRule | None) -> Spec | None:
     if not match["cifar"] and depth not in _SHORT[family]:
         if match["block"]:
             return None
-        thin(f"{name}-cifar", None)  # where that is no name either, its error tells what is
         listed = ", ".join(map(str, _DEPTHS[family]))
-        raise UsageError(
-            f"model {name!r}: {family} for ImageNet has {listed} layers; for small images write {name}-cifar"
-        )
+        small = f"write {name}-cifar"
+        try:
+            thin(f"{name}-cifar", None)
+        except UsageError as error:  # that is no name either
+            small = str(error).partition(": ")[2]
+        raise UsageError(f"model {name!r}: {family} for ImageNet has {listed} layers; for small images: {small}")
     if family == "resnet":
         if match["block"]:
             raise UsageError(f"model {name!r}: the original thin ResNets have basic blocks alone; leave the suffix out")

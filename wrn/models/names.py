@@ -5,6 +5,7 @@ To add a network: its file, a line in `families.FIXED` (or a function in FAMILIE
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 from wrn.errors import UsageError, unknown
 from wrn.models import families
@@ -41,6 +42,12 @@ def parse(name: str, depth_rule: DepthRule | None = None) -> Spec:
             if depth_rule and read is not families.wide_resnet:
                 raise UsageError(f"depth rule {depth_rule}: {spec.name} has no blocks B(M) to count; leave it out")
             return spec
+    near = re.sub(r"^wide-?res-?net-?(?=\d)|^wrn(?=\d)", "wrn-", written)  # as others write them
+    near = re.sub(r"^wrn-(50|101)-(\d+)$", r"wrn-\1-\2-bottleneck", near)  # torchvision's wide_resnet50_2
+    if near != written:
+        with suppress(UsageError):
+            near = parse(near, depth_rule).name
+        raise UsageError(f"model {name!r}: no such model; did you mean {near}?")
     raise unknown("model", name, MODELS, hint=f"; a name reads {', '.join(FAMILIES)}")
 
 

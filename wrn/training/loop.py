@@ -149,9 +149,10 @@ class Training:
     def not_finite(self, epoch: int, what: str, value: float, done: int = 0) -> Error:
         """The end of a run that diverged, after so many steps of the epoch."""
         rate = self.recipe.lr_at(epoch, done / self.data.train.steps(self.recipe))
+        rounded = ", or start over with --precision fp32 --fresh" if self.execution.precision != "fp32" else ""
         return Error(
             f"epoch {epoch}, learning rate {rate:g}: the {what} is {value}; nothing was saved since it was finite; "
-            "lower --lr or use --precision fp32"
+            f"lower --lr{rounded}"
         )
 
     def pause(self, progress: Progress, where: str) -> None:

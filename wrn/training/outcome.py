@@ -1,6 +1,7 @@
 """What a run leaves behind and says: metrics, model, predictions, result, curves, and the lines of its log."""
 
 import os
+import shlex
 from typing import Any
 
 import torch
@@ -180,5 +181,5 @@ def last_line(run: Run) -> str:
     """The test error, where the run is, and the command that uses it."""
     result = run.result
     command = "uv run wrn" if "UV" in os.environ else "wrn"  # uv says so to what it runs
-    use = f"run {run.path}; use it: {command} predict {run.path} IMAGE"
+    use = f"run {run.path}; use it: {command} predict {shlex.quote(str(run.path))} IMAGE"
     return f"test error {result['test_error']:.2f}% ({result.get('test_error_is', 'of an older version')}); {use}"

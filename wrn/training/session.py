@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def train(
     if not isinstance(recipe, Recipe):
         given = recipe if isinstance(recipe, str) else type(recipe).__name__
         raise UsageError(f"train: {given} is no recipe; make one with wrn.recipe(MODEL, data=NAME)")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise UsageError(f"seed {seed!r}: must be a whole number")
+    seed = int(seed)  # NumPy's too
+    flags = {"compile": compile, "native": native, "deterministic": deterministic, "graphs": graphs, "fresh": fresh}
+    for name, flag in flags.items():
+        if flag is not None and not isinstance(flag, bool):
+            raise UsageError(f"{name} {flag!r}: must be True or False")
     log = Log(quiet)
     if teacher is not None:
         recipe = replace(recipe, teacher=named(teacher))
@@ -94,6 +102,7 @@ def train(
     if keep_every is not None and keep_every < 1:
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     asked: dict[str, Any] = {name: value for name, value in ways.items() if value is not None}
+    run.must_hold_nothing_else()
     if not fresh:
         run.must_agree(recipe, seed, asked)
         if run.finished:
