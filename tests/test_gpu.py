@@ -78,7 +78,7 @@ def test_compiled_run(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-@pytest.mark.parametrize(("name", "graphs"), [("paper", False), ("paper", True), ("fast", False)])
+@pytest.mark.parametrize(("name", "graphs"), [("paper", False), ("paper", True), ("fast", False), ("fast", True)])
 def test_no_step_waits_for_the_gpu(name, graphs):
     """Batches, losses and updates are only queued; numbers are read when they are there."""
     recipe = wrn.recipe("wrn-10-1", data="digits", recipe=name, augment="flip-crop", dropout=0.1)
@@ -87,12 +87,14 @@ def test_no_step_waits_for_the_gpu(name, graphs):
         wrn.dataset(recipe, device="cuda"),
         execution.place(wrn.network_of(recipe, 10, 0, steps=100)).train(),
     )
-    learnt, optimizer = wrn.objective(network, recipe, autocast=execution.autocast), wrn.optimizer(network, recipe)
+    learnt = wrn.objective(network, recipe, samples=len(data.train), autocast=execution.autocast)
+    optimizer = wrn.optimizer(network, recipe)
     learnt.start_epoch(1)
     passes = Passes(learnt, optimizer, graphs)
     readings, losses = Readings("cuda"), []
+    batches = data.train.batches(recipe, seed=0, epoch=1, order=learnt.order)
     try:
-        for step, (images, labels) in enumerate(data.train.batches(recipe, seed=0, epoch=1), 1):
+        for step, (images, labels) in enumerate(batches, 1):
             found = passes(execution.arrange(images), labels)
             losses += [each.loss for each in readings.add(step, *found)]
             optimizer.step()

@@ -277,7 +277,7 @@ def test_spellings_of_one_network(name, same):
         ("pre-resnet-164-basic-cifar-cifar", "no such model"),
         ("stochastic-depth-111", "nearest is 110 or 116"),
         ("resnet-110-bottleneck", "basic blocks alone"),
-        ("resnet-56", "has 18, 34, 50, 101, 152 layers; for small images write resnet-56-cifar"),
+        ("resnet-56", "has 18, 34, 50, 101, 152 layers; for small images: write resnet-56-cifar"),
         ("pre-resnet-21-cifar", r"neither 6N \+ 2 .* nor 9N \+ 2"),
         ("resnet-50-bottleneck", "no such model"),
         ("stochastic-depth-110-cifar", "no such model"),

@@ -43,7 +43,11 @@ class Folder:
         except FileNotFoundError:
             raise MissingError(f"folder:{path}: there is nothing at that path; give a folder or a tar file") from None
         except archives.DAMAGE as error:
-            raise Error(f"folder:{path}: cannot be listed: {error}; give a folder or a tar file") from error
+            reason = str(error).partition(":\n")[0]  # tarfile tells of all compressions it tried
+            unpack = (
+                "unpack it, and name the folder" if path.suffix.lower() == ".zip" else "give a folder or a tar file"
+            )
+            raise Error(f"folder:{path}: cannot be listed: {reason}; {unpack}") from error
         self._stamps = {name: stamp for name, stamp in entries.items() if stamp is not None}
         self.train, self.test, self.classes = self._sort(entries)
 
