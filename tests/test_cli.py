@@ -88,6 +88,12 @@ def test_none_is_no_value(run_wrn, words):
     assert run_wrn("train", "wrn-10-1", "--data", "digits", *words)[0] == 2
 
 
+def test_a_wrong_choice_is_told_the_right_ones_in_their_order(run_wrn):
+    code, _, err = run_wrn("train", "wrn-10-1", "--data", "digits", "--optimizer", "adam")
+    assert (code, "'adam' must be sgd, rmsprop or muon" in err) == (2, True), err
+    assert "None" not in err
+
+
 def test_unknown_flags_exit_2(run_wrn):
     code, _, _ = run_wrn("train", "--epoch", "3")
     assert code == 2

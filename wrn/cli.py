@@ -32,6 +32,7 @@ from wrn.options import (
     Root,
     RunPath,
     Workers,
+    choice,
     fields_of,
     option,
     truth,
@@ -42,7 +43,7 @@ from wrn.reproduction.commands import report, reproduce, tune
 
 
 def train(
-    model: Annotated[Positional[str | None], option("such as wrn-28-10; see `wrn list models`", "MODEL")] = None,
+    model: Annotated[Positional[str | None], option("such as wrn-28-10; see `wrn list models`", "[MODEL]")] = None,
     flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
     data: Annotated[str | None, option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")] = None,
@@ -56,7 +57,8 @@ def train(
     native: Native = None,
     memory: Annotated[
         Literal["normal", "low", "lowest"] | None,
-        option("save memory: recompute BN-ReLU (low) or whole blocks (lowest)", "normal|low|lowest"),
+        choice("normal", "low", "lowest"),
+        option("save memory: recompute BN-ReLU (low) or whole blocks (lowest)"),
     ] = None,
     workers: Workers = None,
     root: Root = None,
@@ -67,7 +69,7 @@ def train(
     graphs: Annotated[bool, option("on CUDA: replay forward and backward as CUDA graphs")] = False,
     deterministic: Annotated[bool, option("bit-reproducible on CUDA too, but slower")] = False,
     out: Annotated[str | None, option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
-    fresh: Annotated[bool, option("start over, whatever lies in the run folder")] = False,
+    fresh: Annotated[bool, option("start over where a run was begun")] = False,
 ) -> None:
     """Train a network, or resume a run; without arguments, train a small one on real digits."""
     if (model is None) != (data is None):
@@ -147,6 +149,7 @@ def predict(
 def list_(
     what: Annotated[
         Positional[Literal["models", "data", "recipes", "experiments"] | None],
+        choice("models", "data", "recipes", "experiments"),
         option("what to list (default: all)", "models|data|recipes|experiments"),
     ] = None,
     *,
@@ -169,7 +172,7 @@ def list_(
 
 
 def info(
-    model: Annotated[Positional[str | None], option("such as wrn-28-10", "MODEL")] = None,
+    model: Annotated[Positional[str | None], option("such as wrn-28-10", "[MODEL]")] = None,
     *,
     data: Annotated[str | None, option("show this data set, as `wrn data info` does", "DATA")] = None,
     num_classes: Annotated[
@@ -179,6 +182,7 @@ def info(
     in_channels: Annotated[int, arg(help="channels of the images")] = 3,
     depth_rule: Annotated[
         Literal["true", "nominal"] | None,
+        choice("true", "nominal"),
         option("depth n is 3lN + 4, or 6N + 4 whatever l (as in Table 2)", "true|nominal"),
     ] = None,
     json: Json = False,

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from wrn.data.catalog import AUGMENTATIONS, PREPROCESSING, Augment, Preprocess
 from wrn.recipes import Recipe
@@ -15,23 +16,36 @@ def option(meaning: str, metavar: str | None = None) -> Any:
     return arg(metavar=metavar, help=meaning, help_behavior_hint="")
 
 
+def choice(*names: str) -> Any:
+    """What reads one of the names. tyro's own would offer None beside them, in an order that changes."""
+
+    def read(words: list[str]) -> str:
+        if words[0] not in names:
+            raise ValueError(f"{words[0]!r} must be {', '.join(names[:-1])} or {names[-1]}")
+        return words[0]
+
+    return PrimitiveConstructorSpec(
+        1, "|".join(names), read, lambda value: value in (None, *names), lambda value: [str(value)]
+    )
+
+
 Device = Annotated[str | None, option("where to compute (default: the fastest here)", "cpu|cuda|cuda:1|mps")]
 Precision = Annotated[
     Literal["fp32", "tf32", "bf16"] | None,
-    option("arithmetic of training (default: the fastest here)", "fp32|tf32|bf16"),
+    choice("fp32", "tf32", "bf16"),
+    option("arithmetic of training (default: the fastest here)"),
 ]
 Root = Annotated[str | None, option("a folder that has the data set's files already", "FOLDER")]
 Workers = Annotated[int | None, option("threads or processes that decode pictures (default: all cores)", "INT")]
 DataName = Annotated[Positional[str], option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")]
 ImageSize = Annotated[int | None, option("side of the square images (default: the recipe's)", "INT")]
-Prep = Annotated[Preprocess | None, option("default: the recipe's", "|".join(PREPROCESSING))]
-Aug = Annotated[Augment | None, option("default: the recipe's", "|".join(AUGMENTATIONS))]
+Prep = Annotated[Preprocess | None, choice(*PREPROCESSING), option("default: the recipe's")]
+Aug = Annotated[Augment | None, choice(*AUGMENTATIONS), option("default: the recipe's")]
 RunPath = Annotated[Positional[str], option("a finished run's folder, or its model.safetensors", "RUN")]
 Native = Annotated[
     Literal["true", "false"] | None,
-    option(
-        "our own CPU kernels; need a C++ compiler (default: if available, but not with --precision fp32)", "true|false"
-    ),
+    choice("true", "false"),
+    option("our own CPU kernels; need a C++ compiler (default: if available, but not with --precision fp32)"),
 ]
 Optimize = Annotated[bool, option("use the fastest form here: BN folded, bf16 where that is accurate enough")]
 Json = Annotated[bool, option("print JSON")]
@@ -50,7 +64,6 @@ _METAVARS: dict[Any, str] = {
     int | None: "INT",
     float: "FLOAT",
     float | None: "FLOAT",
-    bool: "true|false",
     str | None: "NAME",
     tuple[int, ...]: "INT [INT ...]",
     tuple[float, ...]: "FLOAT [FLOAT ...]",
@@ -59,11 +72,12 @@ _METAVARS: dict[Any, str] = {
 
 def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
     """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
-    metavar = _METAVARS.get(kind) or "|".join(a for a in str(kind).split("'")[1::2])
     help_ = f"{field.metadata['meaning']} (default: the recipe's)"
     if kind is bool:
         kind = Literal["true", "false"]
-    return Annotated[kind | None, option(help_, metavar)]
+    if names := [name for part in (kind, *get_args(kind)) if get_origin(part) is Literal for name in get_args(part)]:
+        return Annotated[kind | None, choice(*names), option(help_)]
+    return Annotated[kind | None, option(help_, _METAVARS[kind])]
 
 
 _HINTS = get_type_hints(Recipe)

@@ -66,7 +66,8 @@ class Importance(Objective):
     """The cross-entropy of samples drawn by importance, divided by how often each is drawn.
 
     Important is what has a long gradient by the logits, which bounds that by the weights. `samples`: how many there are
-    to train on, of which `order` has each epoch's; `seed` draws them.
+    to train on, of which `order` has each epoch's; `seed` draws them. The training error that is told is of the samples
+    drawn, more of which are hard ones; the loss is of all.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, samples: int, seed: int, *how: Any) -> None:
