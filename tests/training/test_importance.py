@@ -14,16 +14,22 @@ def importances(count=500):
     return torch.rand(count, generator=torch.Generator().manual_seed(0)) ** 4
 
 
-def test_the_mean_over_draws_is_that_over_all_samples():
+@pytest.mark.parametrize("plain", [0.0, 0.3, 1.0])
+def test_the_mean_over_draws_is_that_over_all_samples(plain):
     importance = importances()
     values = torch.randn(len(importance), 3, generator=torch.Generator().manual_seed(1)).double()
     found = []
     for seed in range(400):
-        order, weights = draw(importance, torch.Generator().manual_seed(seed))
-        assert len(order) == len(importance)
+        order, weights = draw(importance, torch.Generator().manual_seed(seed), plain)
+        assert len(order) == len(weights) == len(importance)
+        alike = order[len(order) - round(plain * len(order)) :]
+        assert (len(alike.unique()), set(weights[len(order) - len(alike) :].tolist())) == (
+            len(alike),
+            {1.0} if plain else set(),
+        )
         found.append((values[order] * weights[:, None]).mean(0))
     found = torch.stack(found)
-    assert ((found.mean(0) - values.mean(0)).abs() < 4 * found.std(0) / len(found) ** 0.5).all()
+    assert ((found.mean(0) - values.mean(0)).abs() < 4 * found.std(0) / len(found) ** 0.5 + 1e-9).all()
 
 
 def test_the_important_come_more_often_within_limits():
@@ -65,6 +71,7 @@ def test_importance_is_the_length_of_each_samples_gradient_by_the_logits():
 def test_the_next_epoch_draws_by_what_was_found():
     recipe = wrn.recipe("wrn-10-1", data="digits", sampling="importance", **SMALL)
     objective = wrn.objective(wrn.network_of(recipe, 10, seed=0), recipe, samples=100, seed=0)
+    assert recipe.epochs == 3
     objective.start_epoch(1)
     first = objective.order.clone()
     objective.start_epoch(1)
@@ -73,6 +80,10 @@ def test_the_next_epoch_draws_by_what_was_found():
     objective.start_epoch(2)
     assert (objective.order < 10).sum() >= 25
     assert objective.drawn.position == 0
+    objective.start_epoch(3)
+    assert (objective.order[70:] < 10).sum() < 10, "the last tenth of all steps is of all alike"
+    assert (objective.drawn.weights[70:] == 1).all()
+    assert (objective.drawn.weights[:70] != 1).any()
 
 
 @pytest.mark.parametrize(
