@@ -28,7 +28,7 @@ def main() -> None:
     steps = data.train.steps(recipe)
     model = wrn.network_of(recipe, len(data.classes), chosen.seed, recipe.epochs * steps)
     model.to(memory_format=torch.channels_last)  # the layout `wrn train` computes in; NCHW would differ by rounding
-    objective = wrn.objective(model, recipe, samples=len(data.train), seed=chosen.seed)  # the cross-entropy
+    objective = wrn.objective(model, recipe, samples=len(data.train), seed=chosen.seed)  # the recipe's loss
     optimizer = wrn.optimizer(model, recipe)
 
     for epoch in range(1, recipe.epochs + 1):

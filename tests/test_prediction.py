@@ -51,6 +51,8 @@ def test_paths_pictures_and_arrays_give_the_same(run, scans):
     assert model.training, "as it was"
     with pytest.raises(ValueError, match="uint8"):
         model.predict(np.zeros((1, 3, 32, 32), np.float32))
+    with pytest.raises(ValueError, match="call the model"):
+        model.predict(torch.zeros(1, 3, 32, 32))
 
 
 def test_loaded_model_is_fp32_in_evaluation_and_differentiable_to_the_pixels(run):

@@ -3,6 +3,7 @@
 torch is imported by what needs it alone: who counts cores does not.
 """
 
+import errno
 import os
 import re
 import sys
@@ -61,18 +62,21 @@ def tf32(device: "str | torch.device", allowed: bool) -> Iterator[None]:
         cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
 
 
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "could not create a primitive")  # the last is oneDNN's
+# The last is oneDNN's, which says "primitive descriptor" where it cannot do something at all
+_NO_MEMORY = re.compile(
+    "can't allocate memory|cannot allocate memory|out of memory|could not create a primitive$", re.I | re.M
+)
 
 
 def out_of_memory(error: BaseException) -> Error | None:
     """What to tell the user of a failure that is lack of memory; None if it is none."""
-    reason = str(error).strip().partition("\n")[0]
-    of_torch = isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or any(words in reason for words in _NO_MEMORY)
-    )
-    if not (of_torch or isinstance(error, MemoryError)):
+    text = str(error).strip()
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    of_torch = isinstance(error, RuntimeError) and _NO_MEMORY.search(text) is not None
+    if not (of_torch or of_system or isinstance(error, MemoryError)):
         return None
-    if wanted := re.search(r"tried to allocate (\d+) bytes", reason):
+    reason = text.partition("\n")[0]
+    if wanted := re.search(r"tried to allocate (\d+) bytes", text):
         reason = f"{int(wanted[1]) / 1e6:,.1f} MB more could not be had"
     reason = reason or "no more could be had"
     return Error(f"out of memory: {reason}; lower --batch-size, or take a smaller network")

@@ -69,6 +69,8 @@ class TrainedModel(nn.Module):
         `images`: one or a sequence of paths or PIL images (resized and cropped as in training), or a uint8 array
         (N, H, W, 3), taken as it is. Raises wrn.Error naming a picture that cannot be read.
         """
+        if isinstance(images, Tensor):
+            raise UsageError("images: a tensor; call the model with RGB in [0, 1], or give a uint8 array (N, H, W, 3)")
         if isinstance(images, np.ndarray):
             if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
                 raise ValueError(f"images: {images.dtype} {images.shape}; an array must be uint8 (N, H, W, 3)")
@@ -81,7 +83,7 @@ class TrainedModel(nn.Module):
         with evaluating(self):
             for start in range(0, len(images), batch_size):
                 pixels = self._pixels(images[start : start + batch_size]).to(device).permute(0, 3, 1, 2)
-                probabilities.append(self(pixels / 255).softmax(1).cpu())
+                probabilities.append(self(pixels / 255).softmax(1).float().cpu())
         return torch.cat(probabilities) if probabilities else torch.empty(0, len(self.classes))
 
     def _pixels(self, images: Any) -> Tensor:
@@ -192,7 +194,7 @@ def evaluate_run(
     header = weights.header_of(run)
     model = load(run, execution.device, optimize=optimize)
     name = data or header["data"]
-    if data is None and name.startswith("folder:") and not Path(name.partition(":")[2]).exists():
+    if data is None and name.startswith("folder:") and not Path(name.partition(":")[2]).expanduser().exists():
         raise MissingError(f"{name}: is not there, seen from this folder; name it with --data")
     known = dataset(
         name,

@@ -72,7 +72,8 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """A dictionary per finished epoch: lr, train_loss (nats), train_error and test_error (percent), seconds …
 
-        With a validation split val_loss and val_error stand there, and those of the test split are None.
+        With a validation split val_loss and val_error stand there, and those of the test split are None. Where images
+        are drawn by importance, train_error is of those drawn, more of which are hard ones.
         """
         self._must_be_a_run()
         path, checkpoint = self.path / "metrics.jsonl", self._checkpoint()

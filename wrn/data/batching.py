@@ -34,8 +34,8 @@ class Split(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches of one epoch (counted from 1), from step `start` on.
 
-        `order`: the samples' places (M,), as an objective has it that draws them itself; they are not shuffled then.
-        Order and augmentation depend on (seed, epoch) and the sample's place alone. Before each batch torch's
+        Order and augmentation depend on (seed, epoch) and the sample's place alone. `order`: the places of samples (M,)
+        that an objective has drawn itself, instead of shuffling. Before each batch torch's
         generators are seeded for that step, so that dropout depends on (seed, epoch, step) alone.
         """
 

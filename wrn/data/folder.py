@@ -79,10 +79,11 @@ class Folder:
             for name in left_out[:1]
         ]
         if not classes["train"] and not classes["test"]:
-            tops = sorted({PurePosixPath(name).parts[0] for name in entries if len(PurePosixPath(name).parts) > 1})
-            if alike := [top for top in tops if top.lower() in ("train", "training", "test")]:
-                how = f"rename {alike[0]}/ to {alike[0].lower().removesuffix('ing')}/"
-            elif tops:  # CLASS/*
+            tops = self._top_folders(entries)
+            named = {"training": "train", "Train": "train", "Training": "train", "TRAIN": "train", "Test": "test"}
+            if alike := [top for top in tops if top in named]:
+                how = f"rename {alike[0]}/ to {named[alike[0]]}/"
+            elif tops and "train" not in tops and "test" not in tops:  # CLASS/*
                 how = f"move {tops[0]}/ and the other classes into train/, and add --val-fraction 0.1"
             else:
                 how = "lay the pictures out as train/CLASS/* and test/CLASS/*"
@@ -108,6 +109,14 @@ class Folder:
         if not test:
             train, test = self._hold_out(classes["train"])
         return train, test, tuple(sorted(classes["train"]))
+
+    def _top_folders(self, entries: Mapping[str, Any]) -> list[str]:
+        """What lies where train/ and test/ should."""
+        if self._is_archive:
+            found = {PurePosixPath(name).parts[0] for name in entries if len(PurePosixPath(name).parts) > 1}
+        else:
+            found = {each.name for each in self.path.iterdir() if each.is_dir()}
+        return sorted(name for name in found if not name.startswith((".", "__")))
 
     def _hold_out(self, by_class: Mapping[str, list[Picture]]) -> tuple[list[Picture], list[Picture]]:
         """A share of each class, chosen by file name alone, as the test split."""

@@ -59,6 +59,8 @@ class Resident:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Split`; images in channels_last layout. What an epoch needs is made before the first batch."""
         must_fit(self.made_for, recipe, ("flip-crop", "v1", "none"))
+        if recipe.sampling == "importance" and order is None:
+            raise UsageError("sampling importance: the objective draws; give batches(..., order=objective.order)")
         order = (order_of(len(self), seed, epoch) if order is None else order).to(self.ready.device)
         draws = self._drawn(len(self), recipe, generator_of(seed, epoch, "augment"))
 
@@ -217,6 +219,6 @@ def _check(wanted: Recipe, known: Entry, request: Request) -> None:
     if wanted.augment not in possible:
         raise UsageError(f"--augment {wanted.augment}: not possible with {name}; take {' or '.join(possible)}")
     if (known.streamed or wanted.augment == "imagenet") and wanted.sampling == "importance":
-        raise UsageError(f"--sampling importance: {name} is not held in memory; leave the option out")
+        raise UsageError(f"sampling importance: {name} is not held in memory; take --sampling shuffled")
     if (known.streamed or wanted.augment == "imagenet") and wanted.preprocess not in ("meanstd", "unit"):
         raise UsageError(f"--preprocess {wanted.preprocess}: {name} is never whole in memory; take meanstd or unit")

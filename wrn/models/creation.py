@@ -1,6 +1,7 @@
 """From a name to a network."""
 
 import importlib
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -41,8 +42,9 @@ def create_model(
     if not (isinstance(dropout, (int, float)) and 0.0 <= dropout < 1.0):
         raise UsageError(f"dropout {dropout}: not a probability in [0, 1); the paper uses 0.3 (CIFAR) and 0.4 (SVHN)")
     for what, count in (("classes", num_classes), ("input channels", in_channels)):
-        if not (isinstance(count, int) and 1 <= count <= 1_000_000):
+        if not (isinstance(count, Integral) and 1 <= count <= 1_000_000):
             raise UsageError(f"model {name!r}: has {count!r} {what}; give a whole number from 1 to a million")
+    num_classes, in_channels = int(num_classes), int(in_channels)  # NumPy's too
     if image_size is not None and image_size < spec.smallest:
         raise UsageError(
             f"image size {image_size}: {spec.name} takes at least {spec.smallest}; give a larger image_size"

@@ -106,7 +106,11 @@ def _no_such_depth(name: str, depth: int, step: int, rest: int) -> int:
     below = max(1, (depth - rest) // step)
     near = " or ".join(str(step * n + rest) for n in ((below, below + 1) if depth > step + rest else (1,)))
     of_imagenet = {18: "imagenet", 50: "bottleneck", 101: "bottleneck", 152: "bottleneck"}.get(depth)
-    other = f"; for ImageNet write {name}-{of_imagenet}" if of_imagenet and name.count("-") == 2 else ""
+    other = (
+        f"; for ImageNet write {name}-{of_imagenet}"
+        if of_imagenet and name.startswith("wrn-") and name.count("-") == 2
+        else ""
+    )
     raise UsageError(
         f"model {name!r}: depth {depth} is not {step}N + {rest} for any N >= 1; the nearest is {near}{other}"
     )

@@ -5,7 +5,6 @@ To add a network: its file, a line in `families.FIXED` (or a function in FAMILIE
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 
 from wrn.errors import UsageError, unknown
 from wrn.models import families
@@ -33,7 +32,7 @@ def parse(name: str, depth_rule: DepthRule | None = None) -> Spec:
     if depth_rule not in (None, "true", "nominal"):
         raise unknown("depth rule", str(depth_rule), ["true", "nominal"])
     if not isinstance(name, str):
-        raise UsageError(f"model {name!r}: not a name")
+        raise UsageError(f"model: a {type(name).__name__} is no name; give one such as 'wrn-16-4'")
     written = name.strip().lower().replace("_", "-").replace(" ", "")
     if any(float(each) > _LARGEST for each in re.findall(r"-(\d+(?:\.\d+)?)", written)):
         raise UsageError(f"model {name[:100]!r}: depths and widen factors end at {_LARGEST:,}")
@@ -45,9 +44,7 @@ def parse(name: str, depth_rule: DepthRule | None = None) -> Spec:
     near = re.sub(r"^wide-?res-?net-?(?=\d)|^wrn(?=\d)", "wrn-", written)  # as others write them
     near = re.sub(r"^wrn-(50|101)-(\d+)$", r"wrn-\1-\2-bottleneck", near)  # torchvision's wide_resnet50_2
     if near != written:
-        with suppress(UsageError):
-            near = parse(near, depth_rule).name
-        raise UsageError(f"model {name!r}: no such model; did you mean {near}?")
+        raise UsageError(f"model {name!r}: no such model; did you mean {parse(near, depth_rule).name}?")
     raise unknown("model", name, MODELS, hint=f"; a name reads {', '.join(FAMILIES)}")
 
 

@@ -273,4 +273,4 @@ def state(job: Job, failures: Mapping[str, str]) -> str:
 
 def _computed_as(result: Mapping[str, Any], precision: str) -> bool:
     """Whether a run may stand in a table of that precision, which in fp32 has torch's own arithmetic alone."""
-    return result["precision"] == precision and not (precision == "fp32" and result.get("native"))
+    return result.get("precision") == precision and not (precision == "fp32" and result.get("native"))

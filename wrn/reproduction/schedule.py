@@ -102,7 +102,7 @@ def run_all(
                     done += 1
                     failed[job.name] = f"its teacher failed: {failed[job.after.name]}"
                     say(f"[{done}/{total}] {job.title}: {failed[job.name]}")
-                elif len(running) < at_once and (job.after is None or Run(job.after.path).finished):
+                elif len(running) < at_once and (job.after is None or state(job.after, {}) == "finished"):
                     waiting.remove(job)
                     running.append(_started(job, how))
             time.sleep(0.05)

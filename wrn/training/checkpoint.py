@@ -2,7 +2,8 @@
 
 One holds all that a run needs to go on to the same bits, and to write its other files again: the weights and the
 optimiser's memory; how far it has come, with the lines of `metrics.jsonl`; `recipe.json` and `env.json`. No state of a
-random generator is among them: order, augmentation and dropout follow from (seed, epoch, step).
+random generator is among them: order, augmentation and dropout follow from (seed, epoch, step), an order by importance
+from what is kept of that too (`wrn.training.importance`).
 """
 
 import shutil

@@ -252,6 +252,8 @@ def objective(
             raise UsageError("teacher: needs some images to see the sizes of its parts; give objective(..., images=)")
         if isinstance(network, DSN):
             raise UsageError("dsn: learns from its companions and takes no teacher; leave it out")
+        if recipe.sampling == "importance":
+            raise UsageError("sampling importance: not with a teacher; take a recipe with sampling='shuffled'")
         return Distillation(network, recipe, teacher, images, seed, autocast, compiled)
     if recipe.teacher is not None:
         raise UsageError(f"teacher {recipe.teacher}: not given; call objective(..., teacher=wrn.load(RUN), images=)")

@@ -59,9 +59,9 @@ def train(
 ) -> Run:
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
-    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`; `fresh` empties it first; `quiet` prints nothing.
-    `seed` decides the initial weights, order, augmentation and dropout. `device`, `precision` ("fp32", "tf32", "bf16"),
-    `compile`, `native` (our own CPU kernels; with an explicit "fp32" used only if True) and `memory` ("low" recomputes
+    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`; `fresh` removes an earlier run first;
+    `quiet` prints nothing. `seed` decides the initial weights, order, augmentation and dropout.
+    `device`, `precision` ("fp32", "tf32", "bf16"), `compile`, `native` (our own CPU kernels; with an explicit "fp32" used only if True) and `memory` ("low" recomputes
     BN-ReLU instead of keeping its output, "lowest" whole residual blocks) are chosen once and kept when the run
     continues. On the CPU the result is a function of recipe, seed and these. `workers`: how many threads or processes
     decode pictures; `root`: a folder that has the data set's files. `teacher`: a network in memory to learn from, bare
