@@ -59,16 +59,16 @@ def train(
 ) -> Run:
     """Train the recipe's network and return its run; continue one that was begun, leave a finished one alone.
 
-    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`; `fresh` removes an earlier run first;
-    `quiet` prints nothing. `seed` decides the initial weights, order, augmentation and dropout.
-    `device`, `precision` ("fp32", "tf32", "bf16"), `compile`, `native` (our own CPU kernels; with an explicit "fp32" used only if True) and `memory` ("low" recomputes
-    BN-ReLU instead of keeping its output, "lowest" whole residual blocks) are chosen once and kept when the run
-    continues. On the CPU the result is a function of recipe, seed and these. `workers`: how many threads or processes
-    decode pictures; `root`: a folder that has the data set's files. `teacher`: a network in memory to learn from, bare
-    or as returned by `wrn.load`; a teacher that is a run is named in the recipe. `keep_every` keeps the checkpoint of
-    every so many epochs for good; `checkpoint_every`, in seconds or such as "10m", also saves within epochs.
-    `deterministic`: bit-reproducible on CUDA too, but slower. `graphs`: on CUDA a step's kernels are recorded once per
-    epoch and then launched all at once.
+    `out` defaults to `runs/<data>/<model>-<recipe hash>/seed<seed>`; `fresh` removes an earlier run first; `quiet`
+    prints nothing. `seed` decides the initial weights, order, augmentation and dropout. `device`, `precision` ("fp32",
+    "tf32", "bf16"), `compile`, `native` (our own CPU kernels; with an explicit "fp32" used only if True) and `memory`
+    ("low" recomputes BN-ReLU instead of keeping its output, "lowest" whole residual blocks) are chosen once and kept
+    when the run continues. On the CPU the result is a function of recipe, seed and these. `workers`: how many threads
+    or processes decode pictures; `root`: a folder that has the data set's files. `teacher`: a network in memory to
+    learn from, bare or as returned by `wrn.load`; a teacher that is a run is named in the recipe. `keep_every` keeps
+    the checkpoint of every so many epochs for good; `checkpoint_every`, in seconds or such as "10m", also saves within
+    epochs. `deterministic`: bit-reproducible on CUDA too, but slower. `graphs`: on CUDA a step's kernels are recorded
+    once per epoch and then launched all at once.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     if not isinstance(recipe, Recipe):
