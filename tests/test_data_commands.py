@@ -91,7 +91,7 @@ def test_show_of_a_set_without_augmentation_has_no_columns_of_it(run_wrn, tmp_pa
         (["info"], 2, "name a network or a data set"),
         (["info", "wrn-16-4", "--data", "digits"], 2, "name a network or a data set"),
         (["data", "info", "folder:nowhere"], 1, "there is nothing at that path"),
-        (["data", "prepare", "digits", "--preprocess", "zcaa"], 2, "invalid choice"),
+        (["data", "prepare", "digits", "--preprocess", "zcaa"], 2, "must be meanstd, meanstd-own, unit"),
     ],
 )
 def test_wrong_usage(run_wrn, words, code, says):

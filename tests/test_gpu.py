@@ -148,8 +148,8 @@ def test_a_poisoned_batch_moves_no_weight_although_it_is_read_late(tmp_path, mon
     """The steps after it are queued before its loss is known; nothing of them is saved."""
     real = Resident.batches
 
-    def poisoned(self, recipe, *, seed, epoch, start=0):
-        for step, (images, labels) in enumerate(real(self, recipe, seed=seed, epoch=epoch, start=start), start + 1):
+    def poisoned(self, recipe, *, epoch, start=0, **how):
+        for step, (images, labels) in enumerate(real(self, recipe, epoch=epoch, start=start, **how), start + 1):
             yield (images * float("nan") if (epoch, step) == (2, 6) else images), labels
 
     monkeypatch.setattr(Resident, "batches", poisoned)

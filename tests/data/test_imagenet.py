@@ -245,8 +245,8 @@ def test_sigterm_to_every_process_stops_none_of_the_workers(flat, tmp_path, monk
     """As `timeout` and schedulers send it. The step is finished and saved; the test below continues."""
     real = Streamed.batches
 
-    def batches(self, recipe, *, seed, epoch, start=0):
-        for step, batch in enumerate(real(self, recipe, seed=seed, epoch=epoch, start=start), start):
+    def batches(self, recipe, *, start=0, **how):
+        for step, batch in enumerate(real(self, recipe, start=start, **how), start):
             if step == 1:
                 every = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
                 assert len(every) == 3
