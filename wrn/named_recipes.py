@@ -47,7 +47,7 @@ RECIPES: dict[str, Named] = {
         of_the_paper=True,
     ),
     "fast": Named(
-        "ours, not the paper's: Muon, one cycle, smoothed labels, images by importance; a quarter of the epochs",
+        "ours, not the paper's: Muon, one cycle of the rate and smoothed labels, for a quarter of the epochs",
         {
             "optimizer": "muon",
             "schedule": "one-cycle",
@@ -57,7 +57,6 @@ RECIPES: dict[str, Named] = {
             "batch_size": 64,
             "pad": 2,
             "bn_window": 0.025,
-            "sampling": "importance",
         },
     ),
     "vgg": Named(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wrn.data.batching import generator_of
 
 LEAST, MOST = 0.3, 3.0  # times that a sample comes in an epoch, on average: its importance of an epoch ago is a guess
-PLAIN = 0.1  # share of all steps, the last, whose samples are all alike, so that BN's statistics are of all of them too
+PLAIN = 0.01  # share of all steps, the last, whose samples are all alike; a tenth was no better than none (docs/log.md)
 
 
 class Drawn(nn.Module):
