@@ -2,7 +2,7 @@
 
 Late in training most images are answered well, and their gradients are nearly nothing. Drawing the others more often,
 and counting each that much less, leaves the mean gradient as it is and lowers its variance: by half, as these lengths
-estimate it. BN then sees batches of harder images than a test is made of, and weights come to expect such (docs/log.md).
+estimate it. BN then sees batches of harder images than a test has, and weights come to expect such (docs/log.md).
 """
 
 import torch
