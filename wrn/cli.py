@@ -150,7 +150,7 @@ def list_(
     what: Annotated[
         Positional[Literal["models", "data", "recipes", "experiments"] | None],
         choice("models", "data", "recipes", "experiments"),
-        option("what to list (default: all)", "models|data|recipes|experiments"),
+        option("what to list (default: all)"),
     ] = None,
     *,
     json: Json = False,
@@ -183,7 +183,7 @@ def info(
     depth_rule: Annotated[
         Literal["true", "nominal"] | None,
         choice("true", "nominal"),
-        option("depth n is 3lN + 4, or 6N + 4 whatever l (as in Table 2)", "true|nominal"),
+        option("depth n is 3lN + 4, or 6N + 4 whatever l (as in Table 2)"),
     ] = None,
     json: Json = False,
 ) -> None:

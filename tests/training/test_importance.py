@@ -14,20 +14,16 @@ def importances(count=500):
     return torch.rand(count, generator=torch.Generator().manual_seed(0)) ** 4
 
 
-@pytest.mark.parametrize("plain", [0.0, 0.3, 1.0])
-def test_the_mean_over_draws_is_that_over_all_samples(plain):
+def test_the_mean_over_draws_is_that_over_all_samples():
     importance = importances()
     values = torch.randn(len(importance), 3, generator=torch.Generator().manual_seed(1)).double()
     found = []
     for seed in range(400):
-        order, weights = draw(importance, torch.Generator().manual_seed(seed), plain)
+        order, weights = draw(importance, torch.Generator().manual_seed(seed))
         assert len(order) == len(weights) == len(importance)
-        alike = order[len(order) - round(plain * len(order)) :]
-        assert len(alike.unique()) == len(alike)
-        assert (weights[len(order) - len(alike) :] == 1).all()
         found.append((values[order] * weights[:, None]).mean(0))
     found = torch.stack(found)
-    assert ((found.mean(0) - values.mean(0)).abs() < 4 * found.std(0) / len(found) ** 0.5 + 1e-9).all()
+    assert ((found.mean(0) - values.mean(0)).abs() < 4 * found.std(0) / len(found) ** 0.5).all()
 
 
 def test_the_important_come_more_often_within_limits():
@@ -69,7 +65,6 @@ def test_importance_is_the_length_of_each_samples_gradient_by_the_logits():
 def test_the_next_epoch_draws_by_what_was_found():
     recipe = wrn.recipe("wrn-10-1", data="digits", sampling="importance", **SMALL)
     objective = wrn.objective(wrn.network_of(recipe, 10, seed=0), recipe, samples=100, seed=0)
-    assert recipe.epochs == 3
     objective.start_epoch(1)
     first = objective.order.clone()
     objective.start_epoch(1)
@@ -78,9 +73,6 @@ def test_the_next_epoch_draws_by_what_was_found():
     objective.start_epoch(2)
     assert (objective.order < 10).sum() >= 25
     assert objective.drawn.position == 0
-    objective.start_epoch(3)
-    assert (objective.drawn.weights[97:] == 1).all(), "the last hundredth of all steps is of all alike"
-    assert (objective.drawn.weights[:97] != 1).all()
 
 
 @pytest.mark.parametrize(

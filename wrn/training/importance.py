@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from wrn.data.batching import generator_of
 
 LEAST, MOST = 0.3, 3.0  # times that a sample comes in an epoch, on average: its importance of an epoch ago is a guess
-PLAIN = 0.01  # share of all steps, the last, whose samples are all alike; a tenth was no better than none (docs/log.md)
 
 
 class Drawn(nn.Module):
@@ -35,12 +34,11 @@ class Drawn(nn.Module):
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64, device=device))
 
-    def start_epoch(self, epoch: int, epochs: int) -> None:
-        """Draw the samples of this one of so many epochs, unless it goes on."""
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the epoch's samples, unless it goes on."""
         if self.epoch == epoch:
             return
-        plain = min(max(epoch - (1 - PLAIN) * epochs, 0.0), 1.0)
-        order, weights = draw(self.importance.cpu(), generator_of(self.seed, epoch, "order"), plain)
+        order, weights = draw(self.importance.cpu(), generator_of(self.seed, epoch, "order"))
         self.order.copy_(order)
         self.weights.copy_(weights)
         self.epoch.fill_(epoch)
@@ -54,20 +52,17 @@ class Drawn(nn.Module):
         return self.weights[part]
 
 
-def draw(importance: Tensor, generator: torch.Generator, plain: float = 0.0) -> tuple[Tensor, Tensor]:
+def draw(importance: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Places of as many samples as there are, int64 (M,), and what the loss of each counts, float32 (M,).
 
-    A sample comes as often as its importance (M,) is of the mean, within limits, rounded up or down by chance. The last
-    of them, a share of `plain`, are drawn without regard to it.
+    A sample comes as often as its importance (M,) is of the mean, within limits, rounded up or down by chance.
     """
     count, expected = len(importance), importance.double() + 1e-3
     for _ in range(20):  # the limits change the mean, by which they are
         expected = (expected / expected.mean()).clamp(LEAST, MOST)
     expected /= expected.mean()
-    by_importance = count - round(plain * count)
     shuffled = torch.randperm(count, generator=generator)
-    at = torch.arange(by_importance) + torch.rand(1, generator=generator, dtype=torch.float64)
-    found = torch.searchsorted(expected[shuffled].cumsum(0), at * (count / max(by_importance, 1))).clamp_max(count - 1)
-    places = shuffled[found][torch.randperm(by_importance, generator=generator)]
-    rest = torch.randperm(count, generator=generator)[by_importance:]
-    return torch.cat([places, rest]), torch.cat([1 / expected[places], torch.ones(len(rest))]).float()
+    at = torch.arange(count) + torch.rand(1, generator=generator, dtype=torch.float64)
+    found = torch.searchsorted(expected[shuffled].cumsum(0), at).clamp_max(count - 1)
+    places = shuffled[found][torch.randperm(count, generator=generator)]
+    return places, (1 / expected[places]).float()

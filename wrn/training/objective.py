@@ -77,7 +77,7 @@ class Importance(Objective):
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        self.drawn.start_epoch(epoch, self.recipe.epochs)
+        self.drawn.start_epoch(epoch)
         self.order = self.drawn.order
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

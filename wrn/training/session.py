@@ -74,14 +74,10 @@ def train(
     if not isinstance(recipe, Recipe):
         given = recipe if isinstance(recipe, str) else type(recipe).__name__
         raise UsageError(f"train: {given} is no recipe; make one with wrn.recipe(MODEL, data=NAME)")
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise UsageError(f"seed {seed!r}: must be a whole number")
-    seed = int(seed)  # NumPy's too
-    flags = {"compile": compile, "native": native, "deterministic": deterministic, "graphs": graphs, "fresh": fresh}
-    for name, flag in flags.items():
-        if flag is not None and not isinstance(flag, bool):
-            raise UsageError(f"{name} {flag!r}: must be True or False")
-    log = Log(quiet)
+    _must_be_of_their_types(
+        seed, compile=compile, native=native, deterministic=deterministic, graphs=graphs, fresh=fresh
+    )
+    seed, log = int(seed), Log(quiet)  # NumPy's seeds too
     if teacher is not None:
         recipe = replace(recipe, teacher=named(teacher))
     if recipe.teacher is None:
@@ -129,6 +125,15 @@ def train(
         del training
         give_back_freed_memory()
     return run
+
+
+def _must_be_of_their_types(seed: Any, **flags: Any) -> None:
+    """Raise ValueError for a seed that is no whole number, and for words in the place of True and False."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise UsageError(f"seed {seed!r}: must be a whole number")
+    for name, flag in flags.items():
+        if not (flag is None or isinstance(flag, bool)):
+            raise UsageError(f"{name} {flag!r}: must be True or False")
 
 
 def _prepared(
