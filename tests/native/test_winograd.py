@@ -11,10 +11,19 @@ from wrn.native.operations import enabled
 from wrn.training.precision import choose
 
 pytestmark = pytest.mark.skipif(not capable("fp32"), reason="needs a processor with AVX2")
+KINDS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+needs_bf16 = pytest.mark.skipif(not capable("bf16"), reason="needs a processor with AVX512-BF16")
+by_kind = pytest.mark.parametrize("kind", [pytest.param("bf16", marks=needs_bf16), "fp32"])
 
 
-def random(*shape, seed=0):
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+@pytest.fixture(autouse=True)
+def _no_amx(monkeypatch):
+    """With it, direct convolutions in bf16 are faster, and nobody asks for these."""
+    monkeypatch.setattr("wrn.native.winograd.has_amx", lambda: False)
+
+
+def random(*shape, seed=0, kind="fp32"):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(KINDS[kind])
     return values.contiguous(memory_format=torch.channels_last)
 
 
@@ -22,46 +31,54 @@ def distance(ours, exact):
     return ((ours.double() - exact).norm() / exact.norm()).item()
 
 
-SHAPES = [
-    (8, 16, 24, 8, 8),
+SHAPES = [  # images, channels, outputs, height, width
     (1, 32, 32, 16, 16),
     (3, 64, 32, 16, 20),
-    (33, 40, 72, 4, 12),
+    (33, 48, 80, 4, 12),
     (9, 160, 320, 8, 8),
-    (5, 512, 24, 8, 12),
     (130, 64, 64, 32, 32),
     (5, 32, 48, 7, 14),  # tiles that end beyond the map
-    (20, 16, 16, 3, 6),
+    (19, 32, 32, 3, 6),
+    (5, 512, 48, 8, 12),
 ]
+EIGHTS = [(8, 16, 24, 8, 8), (33, 40, 72, 4, 12), (5, 512, 24, 8, 12), (20, 16, 16, 3, 6)]
 
 
-@pytest.mark.parametrize(("images", "channels", "out", "height", "width"), SHAPES)
-def test_convolution_and_gradients_are_float64s(images, channels, out, height, width):
+@pytest.mark.parametrize(
+    ("kind", "images", "channels", "out", "height", "width"),
+    [pytest.param("bf16", *shape, marks=needs_bf16) for shape in SHAPES]
+    + [("fp32", *shape) for shape in SHAPES + EIGHTS],
+)
+def test_convolution_and_gradients_are_float64s(kind, images, channels, out, height, width):
+    """To what rounding the factors of its products, of 8 bits or 24, makes of them."""
     conv = torch.nn.Conv2d(channels, out, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
-    x, dy = random(images, channels, height, width), random(images, out, height, width, seed=1)
-    assert winograd.fits(conv)
+    x, dy = random(images, channels, height, width, kind=kind), random(images, out, height, width, seed=1, kind=kind)
+    assert winograd.fits(conv, kind)
     assert winograd.fits_map(x)
     ours, theirs, weight = x.clone().requires_grad_(), x.double().requires_grad_(), conv.weight.detach().double()
     y = winograd.conv2d(conv, ours)
+    assert y.dtype == x.dtype
     assert y.is_contiguous(memory_format=torch.channels_last)
     y.backward(dy)
     exact = F.conv2d(theirs, weight.requires_grad_(), None, 1, 1)
     exact.backward(dy.double())
-    assert distance(y.detach(), exact.detach()) < 5e-6
-    assert distance(ours.grad, theirs.grad) < 5e-6
-    assert distance(conv.weight.grad, weight.grad) < 2e-5  # sums over all places
+    bound = 0.015 if kind == "bf16" else 2.5e-6
+    assert distance(y.detach(), exact.detach()) < bound
+    assert distance(ours.grad, theirs.grad) < bound
+    assert distance(conv.weight.grad, weight.grad) < bound
 
 
+@by_kind
 @pytest.mark.parametrize("images", [1, 40])  # threads share the outputs, or the tiles
-def test_bits_do_not_depend_on_threads(images):
-    conv, x = torch.nn.Conv2d(48, 56, 3, padding=1), random(images, 48, 16, 16)
+def test_bits_do_not_depend_on_threads(images, kind):
+    conv, x = torch.nn.Conv2d(48, 80, 3, padding=1), random(images, 48, 16, 16, kind=kind)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            prepared = [winograd.prepared(conv.weight, turned) for turned in (False, True)]
-            y = winograd.convolve(x, prepared[0], 56)
-            found.append((y, winograd.convolve(y, prepared[1], 48)))
+            prepared = [winograd.prepared(conv.weight, x.dtype, turned) for turned in (False, True)]
+            y = winograd.convolve(x, prepared[0], 80)
+            found.append((y, winograd.convolve(y, prepared[1], 48), winograd.weight_gradient(x, y)))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(ours, first) for each in found[1:] for ours, first in zip(each, found[0], strict=True))
@@ -80,7 +97,7 @@ def test_bits_do_not_depend_on_threads(images):
     ],
 )
 def test_what_does_not_fit_is_left_to_torch(conv, shape):
-    assert not (winograd.fits(conv) and winograd.fits_map(random(*shape)))
+    assert not (winograd.fits(conv, "fp32") and winograd.fits_map(random(*shape)))
 
 
 def gradients(model, **ways):

@@ -1,46 +1,12 @@
 // BN-ReLU and a block's sum in few passes: two forward, one where the sum took the statistics, and two backward. Tensors
-// are in channels_last layout, that is (N, H, W, C) in memory, C a multiple of 16: bf16 with AVX-512 if compiled with
-// BF16, else fp32 with AVX2. Sums and statistics are fp32, and do not depend on the number of threads.
-
-#include <immintrin.h>
+// are in channels_last layout, that is (N, H, W, C) in memory, C a multiple of 16. Sums and statistics are fp32, and do
+// not depend on the number of threads.
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
-#ifdef BF16
-static const int64_t WIDTH = 16;  // channels at a time
-#else
-static const int64_t WIDTH = 8;
-#endif
-typedef float vec __attribute__((vector_size(WIDTH * 4)));
-
-static inline vec load(const float* p) {
-    vec v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
-
-#ifdef BF16
-typedef uint16_t number;
-typedef number numbers __attribute__((vector_size(WIDTH * 2)));
-
-static inline vec load(const number* p) {
-    numbers v;
-    std::memcpy(&v, p, sizeof v);
-    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)v), 16);
-}
-
-static inline void store(number* p, vec v) {  // rounds to nearest even
-    const auto rounded = _mm512_cvtneps_pbh((__m512)v);
-    std::memcpy(p, &rounded, sizeof rounded);
-}
-#else
-typedef float number;
-#endif
+#include "vectors.h"
 
 // Rows are summed in fp32 within a slab and over slabs in fp64, in their order: as exact as it takes, and the same for
 // any number of threads.

@@ -19,8 +19,10 @@ from wrn.files import cache_dir, write_whole
 
 Kind = Literal["bf16", "fp32"]
 
+KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+
 _SOURCES = {
-    "bf16": ("bn_relu.cpp", "weight_gradient.cpp"),
+    "bf16": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "weight_gradient.cpp"),
     "fp32": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp"),
 }
 _NEEDS = {"bf16": ("avx512_bf16", "avx512_bw"), "fp32": ("avx2", "fma3")}  # as torch calls them

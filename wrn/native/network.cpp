@@ -48,17 +48,17 @@ extern "C" void direct_convolve(
         }
         for (int64_t panel = panels * part / parts; panel < panels * (part + 1) / parts; panel++)
             for (int64_t first = start; first < end; first += ROWS) {
-                v8 sum[ROWS][2] = {};
+                vec sum[ROWS][2] = {};
                 for (int64_t tap = 0; tap < taps; tap++)
                     add_products(
                         from[(first - start) / ROWS][tap], weight + (panel * taps + tap) * channels * WIDE, channels, sum);
                 for (int64_t i = 0; i < std::min(ROWS, end - first); i++)
                     for (int64_t half = 0; half < 2; half++) {
-                        const int64_t c = panel * WIDE + 8 * half, at = (first + i) * out + c;
-                        v8 v = sum[i][half];
+                        const int64_t c = panel * WIDE + WIDTH * half, at = (first + i) * out + c;
+                        vec v = sum[i][half];
                         if (bias) v += load(bias + c);
                         if (shortcut) v += load(shortcut + at);
-                        if (relu) v = v < 0.0f ? v8{} : v;  // a NaN stays one
+                        if (relu) v = v < 0.0f ? vec{} : v;  // a NaN stays one
                         store(y + at, v);
                     }
             }
@@ -73,11 +73,11 @@ static void max_pool(const float* x, float* y, int64_t images, int64_t height, i
         const int64_t image = place / (rows * columns), row = place / columns % rows * 2, column = place % columns * 2;
         const int64_t top = std::max<int64_t>(row - 1, 0), bottom = std::min(row + 2, height);
         const int64_t left = std::max<int64_t>(column - 1, 0), right = std::min(column + 2, width);
-        for (int64_t c = 0; c < channels; c += 8) {
-            v8 most = load(x + ((image * height + row) * width + column) * channels + c);
+        for (int64_t c = 0; c < channels; c += WIDTH) {
+            vec most = load(x + ((image * height + row) * width + column) * channels + c);
             for (int64_t i = top; i < bottom; i++)
                 for (int64_t j = left; j < right; j++) {
-                    const v8 v = load(x + ((image * height + i) * width + j) * channels + c);
+                    const vec v = load(x + ((image * height + i) * width + j) * channels + c);
                     most = (v > most) | (v != v) ? v : most;  // a NaN stays one
                 }
             store(y + place * channels + c, most);
@@ -88,8 +88,8 @@ static void max_pool(const float* x, float* y, int64_t images, int64_t height, i
 // Of x (N, places, C) the means over places, (N, C).
 static void means(const float* x, int64_t images, int64_t places, int64_t channels, float* made) {
     for (int64_t image = 0; image < images; image++)
-        for (int64_t c = 0; c < channels; c += 8) {
-            v8 sum = {};
+        for (int64_t c = 0; c < channels; c += WIDTH) {
+            vec sum = {};
             for (int64_t place = 0; place < places; place++) sum += load(x + (image * places + place) * channels + c);
             store(made + image * channels + c, sum / static_cast<float>(places));
         }

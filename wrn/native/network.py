@@ -116,7 +116,7 @@ class Program:
         assert kernel in _KERNELS and out % 16 == 0
         panels = self._place(weight.reshape(out // 16, 16, channels, kernel, kernel).permute(0, 3, 4, 2, 1))
         tiles, step = -1, 0
-        if kernel == 3 and layer.stride == 1 and channels % 8 == 0 and channels >= winograd.LEAST_CHANNELS:
+        if kernel == 3 and layer.stride == 1 and channels % 8 == 0 and channels >= winograd.LEAST_CHANNELS["fp32"]:
             made = winograd.prepared(weight)
             tiles, step = self._place(made), made.stride(0)
         bias = -1 if layer.bias is None else self._place(layer.bias)

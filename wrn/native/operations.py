@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation, winograd
-from wrn.native.library import Kind, floats, has_amx, library, numbers, pointer
+from wrn.native.library import KINDS, Kind, floats, has_amx, library, numbers, pointer
 
-_KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 
 
@@ -28,7 +27,7 @@ _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 def enabled(kind: Kind) -> Iterator[None]:
     """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
 
-    These compute BN-ReLU, sums and convolutions: in bf16 their weight gradient alone, in fp32 everything (`winograd`).
+    These compute BN-ReLU, sums and convolutions: with AMX their weight gradient alone, without it everything (`winograd`).
     Raises wrn.Error if there are none.
     """
     library(kind)
@@ -76,7 +75,7 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(conv, nn.Conv2d) or _is_watched(conv):
         return conv(x)
     kind = _enabled.get()
-    if kind == "fp32" and conv.bias is None and winograd.fits(conv) and winograd.fits_map(x):
+    if kind is not None and conv.bias is None and winograd.fits(conv, kind) and winograd.fits_map(x):
         return winograd.conv2d(conv, x)
     if kind == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
         y: Tensor = _Conv.apply(x, conv.weight, conv, recomputation.source_of(x))
@@ -92,7 +91,7 @@ def _fits(x: Tensor) -> bool:
     kind = _enabled.get()
     return (
         kind is not None
-        and _KINDS.get(x.dtype) == kind
+        and KINDS.get(x.dtype) == kind
         and x.device.type == "cpu"
         and x.shape[1] % 16 == 0
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -101,7 +100,7 @@ def _fits(x: Tensor) -> bool:
 
 
 def _kernels(x: Tensor) -> ctypes.CDLL:
-    return library(_KINDS[x.dtype])
+    return library(KINDS[x.dtype])
 
 
 def _has_gradient_of_ours(conv: nn.Conv2d) -> bool:
