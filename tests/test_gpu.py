@@ -81,8 +81,7 @@ def test_compiled_run(tmp_path):
 @pytest.mark.parametrize(("name", "graphs"), [("paper", False), ("paper", True), ("fast", False), ("fast", True)])
 def test_no_step_waits_for_the_gpu(name, graphs):
     """Batches, losses and updates are only queued; numbers are read when they are there."""
-    sampling = "importance" if name == "fast" else "shuffled"
-    recipe = wrn.recipe("wrn-10-1", data="digits", recipe=name, augment="flip-crop", dropout=0.1, sampling=sampling)
+    recipe = wrn.recipe("wrn-10-1", data="digits", recipe=name, augment="flip-crop", dropout=0.1)
     execution = choose("cuda", "bf16")
     data, network = (
         wrn.dataset(recipe, device="cuda"),

@@ -47,7 +47,8 @@ RECIPES: dict[str, Named] = {
         of_the_paper=True,
     ),
     "fast": Named(
-        "ours, not the paper's: Muon, one cycle of the rate and smoothed labels, for a quarter of the epochs",
+        "ours, not the paper's, for a quarter of the epochs: Muon, one cycle of the rate, labels smoothed, images drawn by "
+        "importance",
         {
             "optimizer": "muon",
             "schedule": "one-cycle",
@@ -55,6 +56,7 @@ RECIPES: dict[str, Named] = {
             "epochs": 50,
             "label_smoothing": 0.1,
             "batch_size": 64,
+            "sampling": "importance",
             "pad": 2,
             "bn_window": 0.025,
         },

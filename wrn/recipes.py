@@ -17,7 +17,7 @@ from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from wrn.data.catalog import DATASETS, Augment, Padding, Preprocess, entry
+from wrn.data.catalog import DATASETS, Augment, Padding, Preprocess, entry, streams
 from wrn.errors import UsageError, unknown
 from wrn.models.families import Spec
 from wrn.models.names import parse
@@ -193,8 +193,8 @@ def _named(name: str, model: str, data: str) -> Recipe:
     named, known = RECIPES[name], entry(data).recipe
     if not named.of_the_paper:  # the data's own treatment alone, for one does not mirror digits
         known = {field: known[field] for field in ("image_size", "preprocess", "augment") if field in known}
-    fields = {**named.fields, **known, **named.on.get(data, {})}
-    return Recipe.from_dict({"recipe": name, "model": model, "data": data, **fields})
+    fields = {"recipe": name, "model": model, "data": data, **named.fields, **known, **named.on.get(data, {})}
+    return Recipe.from_dict(fields | _possible_sampling(vars(Recipe()) | fields))
 
 
 def _scaled(named: Recipe, epochs: int) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     """The named recipe for a network on a data set, with `fields` changed. "own": that of the network's own paper.
 
     With `epochs` changed milestones and stages scale; those given are taken as they stand. RMSProp turns Nesterov off,
-    one-cycle leaves the milestones out.
+    one-cycle leaves the milestones out; where images cannot be drawn by importance, they are shuffled.
     Raises ValueError for unknown names and fields, and for values that make no sense.
     """
     must_name_a_network(model)
@@ -238,9 +238,21 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     with suppress(UsageError):  # a rule that changes nothing is not part of the recipe
         if parse(model) == spec:
             changed["depth_rule"] = None
-    made = Recipe.from_dict(named.to_dict() | changed | {"model": spec.name})
+    wanted = named.to_dict() | changed | {"model": spec.name}
+    made = Recipe.from_dict(wanted | ({} if "sampling" in given else _possible_sampling(wanted)))
     _refuse_idle(made, spec, given)
     return made
+
+
+def _can_draw(fields: Mapping[str, Any]) -> bool:
+    """Whether a recipe's loss says how important a sample is."""
+    return fields["loss"] == "cross-entropy" and fields["teacher"] is None and fields["model"] != "dsn"
+
+
+def _possible_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's own, where it can be; elsewhere images are shuffled."""
+    possible = _can_draw(fields) and not streams(fields["data"], fields["augment"])
+    return {} if possible else {"sampling": "shuffled"}
 
 
 def must_name_a_network(model: str) -> None:
@@ -325,8 +337,7 @@ def _check(recipe: Recipe) -> None:
         "epochs": (1 <= recipe.epochs <= 1_000_000, "at least 1 and at most a million"),
         "batch_size": (1 <= recipe.batch_size <= 1_000_000, "at least 1 and at most a million"),
         "sampling": (
-            recipe.sampling == "shuffled"
-            or (recipe.loss == "cross-entropy" and recipe.teacher is None and recipe.model != "dsn"),
+            recipe.sampling == "shuffled" or _can_draw(vars(recipe)),
             "shuffled where there is a teacher, companions (dsn) or another loss than cross-entropy",
         ),
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),

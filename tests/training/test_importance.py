@@ -88,6 +88,21 @@ def test_what_it_is_not_for_is_refused(model, fields, says):
         wrn.recipe(model, data="digits", sampling="importance", **fields)
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "fields"),
+    [
+        ("wrn-10-1", "digits", {"loss": "squared-hinge", "label_smoothing": 0.0}),
+        ("wrn-10-1", "digits", {"teacher": "run"}),
+        ("dsn", "digits", {}),
+        ("resnet-18", "imagenet", {}),
+        ("resnet-18", "folder:birds", {"augment": "imagenet"}),
+    ],
+)
+def test_where_it_cannot_be_the_fast_recipe_shuffles(model, data, fields):
+    assert wrn.recipe("wrn-10-1", data="digits", recipe="fast").sampling == "importance"
+    assert wrn.recipe(model, data=data, recipe="fast", **fields).sampling == "shuffled"
+
+
 def test_it_wants_to_know_of_how_many_samples():
     recipe = wrn.recipe("wrn-10-1", data="digits", sampling="importance")
     with pytest.raises(ValueError, match="of how many samples"):

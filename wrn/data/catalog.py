@@ -173,6 +173,11 @@ def entry(data: str) -> Entry:
     return DATASETS[name]
 
 
+def streams(data: str, augment: str) -> bool:
+    """Whether pictures are read from their files in every epoch, augmented so, instead of being kept in memory."""
+    return entry(data).streamed or augment == "imagenet"
+
+
 def label(data: str) -> str:
     """A short name: `digits`; for `folder:some/where/birds.tar.gz`, `birds`."""
     path = data.partition(":")[2]

@@ -13,7 +13,7 @@ from wrn.data import augment, whitening
 from wrn.data.arrays import Arrays, Progress, Request, Source, channel_statistics
 from wrn.data.batching import Dataset, generator_of, must_fit, order_of, steps
 from wrn.data.cache import Notice, decoded
-from wrn.data.catalog import Entry, entry, label
+from wrn.data.catalog import Entry, entry, label, streams
 from wrn.data.preparation import source_of
 from wrn.data.preprocess import UNIT, MeanStd, Preprocess, WholeImage
 from wrn.data.resize import Resized
@@ -146,7 +146,7 @@ def dataset(
     for remark in source.remarks:
         notice(remark)
     with (log or Log()).bar() as bar:
-        if wanted.augment == "imagenet" or known.streamed:
+        if streams(wanted.data, wanted.augment):
             from wrn.data.streaming import streamed
 
             return streamed(wanted, source, seed, torch.device(device), workers, fitted, bar.show, notice)
@@ -218,7 +218,8 @@ def _check(wanted: Recipe, known: Entry, request: Request) -> None:
         possible.append("imagenet")  # which streams the pictures, as they are too large to be kept
     if wanted.augment not in possible:
         raise UsageError(f"--augment {wanted.augment}: not possible with {name}; take {' or '.join(possible)}")
-    if (known.streamed or wanted.augment == "imagenet") and wanted.sampling == "importance":
+    streamed = streams(name, wanted.augment)
+    if streamed and wanted.sampling == "importance":
         raise UsageError(f"sampling importance: {name} is not held in memory; take --sampling shuffled")
-    if (known.streamed or wanted.augment == "imagenet") and wanted.preprocess not in ("meanstd", "unit"):
+    if streamed and wanted.preprocess not in ("meanstd", "unit"):
         raise UsageError(f"--preprocess {wanted.preprocess}: {name} is never whole in memory; take meanstd or unit")
