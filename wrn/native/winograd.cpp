@@ -295,10 +295,10 @@ static inline void transform_side_by_side(
 
 constexpr int64_t OUTPUTS = WIDTH / 2;  // of an outer product
 
-// Adds sums over `count` tiles to OUTPUTS rows, `across` numbers apart, of WIDE: of outputs, WIDTH of each tile, and inputs, WIDE of
-// each; DEPTH tiles are side by side.
-static inline void add_outer_products(
-    const number* outputs, const number* inputs, int64_t count, float* sums, int64_t across) {
+// Sums over `count` tiles, to OUTPUTS rows, `across` numbers apart, of WIDE, added to what was there unless these are the `first`: of
+// outputs, WIDTH of each tile, and inputs, WIDE of each; DEPTH tiles are side by side.
+static inline void outer_products(
+    const number* outputs, const number* inputs, int64_t count, bool first, float* sums, int64_t across) {
     vec sum[OUTPUTS][2] = {};
     for (int64_t tile = 0; tile < count; tile += DEPTH) {
         const number* place = inputs + tile * WIDE;
@@ -312,18 +312,18 @@ static inline void add_outer_products(
     for (int64_t row = 0; row < OUTPUTS; row++)
         for (int64_t half = 0; half < 2; half++) {
             float* place = sums + row * across + WIDTH * half;
-            store(place, load(place) + sum[row][half]);
+            store(place, first ? sum[row][half] : load(place) + sum[row][half]);
         }
 }
 
 // The gradient of the weight, (out, 3, 3, in), from x (N, H, W, in) and dy (N, H, W, out), `at_a_time` tiles at a time, a multiple
 // of DEPTH. For transforms there is room in `made`, 36 times `step`: inputs in panels of WIDE, then outputs in panels of WIDTH, tile
-// after tile in each. `sums` are zeros, (36, out, in), `in` a multiple of WIDE.
+// after tile in each. `sums` is room for 36 times (out, in), `in` rounded up to a multiple of WIDE, and 16 numbers more.
 extern "C" void winograd_weight_gradient(
     const number* x, const number* dy, float* dw, number* made, int64_t step, float* sums, int64_t at_a_time, int64_t images,
     int64_t height, int64_t width, int64_t channels, int64_t out) {
     const Map input{images, height, width, channels}, output{images, height, width, out};
-    const int64_t panels = (channels + WIDE - 1) / WIDE, across = panels * WIDE;
+    const int64_t panels = (channels + WIDE - 1) / WIDE, across = panels * WIDE, sums_step = out * across + 16;
     const std::vector<number> outside(std::max(channels, out));
     number* outputs = made + at_a_time * across;
 #pragma omp parallel
@@ -343,16 +343,17 @@ extern "C" void winograd_weight_gradient(
             for (int64_t task = 0; task < 36 * panels; task++) {
                 const int64_t k = task / panels, panel = task % panels;
                 for (int64_t o = 0; o < out; o += OUTPUTS)
-                    add_outer_products(
+                    outer_products(
                         outputs + k * step + o / WIDTH * WIDTH * at_a_time + o % WIDTH * DEPTH,
-                        made + k * step + panel * at_a_time * WIDE, count, sums + (k * out + o) * across + panel * WIDE, across);
+                        made + k * step + panel * at_a_time * WIDE, count, start == 0,
+                        sums + k * sums_step + o * across + panel * WIDE, across);
             }
         }
 #pragma omp for schedule(static)
         for (int64_t o = 0; o < out; o++)
             for (int64_t c = 0; c < channels; c += WIDTH) {
                 vec u[36], t[18], d[9];
-                for (int64_t k = 0; k < 36; k++) u[k] = load(sums + (k * out + o) * across + c);
+                for (int64_t k = 0; k < 36; k++) u[k] = load(sums + k * sums_step + o * across + c);
                 for (int j = 0; j < 6; j++) weight_gradient_pass(u + j, 6, t + j, 6);
                 for (int i = 0; i < 3; i++) weight_gradient_pass(t + 6 * i, 1, d + 3 * i, 1);
                 for (int64_t k = 0; k < 9; k++) store(dw + (9 * o + k) * channels + c, d[k]);

@@ -84,7 +84,7 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
     most, tiles = _CHUNK // (36 * x.itemsize * (across + out)), n * -(-height // 4) * -(-width // 4)
     at_a_time = -(-min(max(most, 128), tiles) // 2) * 2
-    made, sums = _room(at_a_time * (across + out), x.dtype), floats(36, out, across).zero_()
+    made, sums = _room(at_a_time * (across + out), x.dtype), _room(out * across, torch.float32)
     dw = floats(out, 3, 3, channels).permute(0, 3, 1, 2)
     _kernels(x.dtype).winograd_weight_gradient(
         pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(0)), pointer(sums),
