@@ -100,8 +100,8 @@ def test_what_does_not_fit_is_left_to_torch(conv, shape):
     assert not (winograd.fits(conv, "fp32") and winograd.fits_map(random(*shape)))
 
 
-def gradients(model, **ways):
-    execution = choose("cpu", "fp32", **ways)
+def gradients(model, precision="fp32", **ways):
+    execution = choose("cpu", precision, **ways)
     recipe = wrn.recipe(model, data="digits", batch_size=32)
     images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
     network = execution.place(wrn.network_of(recipe, 10, seed=0)).train()
@@ -118,9 +118,21 @@ def test_a_networks_gradients_are_the_plain_ones_to_rounding():
         assert distance(fewer[name], value.double()) < 0.02, name  # BN and ReLU magnify rounding; see docs/log.md
         differ += not torch.equal(fewer[name], value)
     assert differ > 30, "the kernels ran"
-    low = gradients("wrn-16-2", native=True, memory="low")
-    lowest = gradients("wrn-16-2", native=True, memory="lowest")
-    assert all(torch.equal(value, low[name]) and torch.equal(value, lowest[name]) for name, value in fewer.items())
+
+
+@by_kind
+def test_what_is_computed_again_has_the_same_bits(kind):
+    normal, low, lowest = (gradients("wrn-16-2", kind, native=True, memory=way) for way in ("normal", "low", "lowest"))
+    assert all(torch.equal(value, low[name]) and torch.equal(value, lowest[name]) for name, value in normal.items())
+
+
+@needs_bf16
+def test_with_amx_convolutions_in_bf16_stay_direct(monkeypatch):
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    assert winograd.fits(conv, "bf16")
+    monkeypatch.setattr("wrn.native.winograd.has_amx", lambda: True)
+    assert not winograd.fits(conv, "bf16")
+    assert winograd.fits(conv, "fp32")
 
 
 def test_hooks_see_what_they_wait_for():
