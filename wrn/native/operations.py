@@ -27,7 +27,7 @@ _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 def enabled(kind: Kind) -> Iterator[None]:
     """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
 
-    These compute BN-ReLU, sums and convolutions: with AMX their weight gradient alone, without it everything (`winograd`).
+    These compute BN-ReLU, sums and convolutions, of which with AMX the weight gradient alone, else all (`winograd`).
     Raises wrn.Error if there are none.
     """
     library(kind)

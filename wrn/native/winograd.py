@@ -1,8 +1,8 @@
 """3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications.
 
-Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp`. On a CPU without AMX a step's time goes into multiplications, and
-this alone makes fewer. Results differ from the exact sum by about 1e-6 of their length in fp32, whose direct sum errs by
-5e-7, and by 1% in bf16, whose direct sum of rounded factors errs by 0.3%.
+Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp`. On a CPU without AMX a step's time goes into multiplications,
+and this alone makes fewer. Results differ from the exact sum by 1e-6 to 2e-6 of their length in fp32, whose direct sum
+errs by 5e-7, and by 1.2% in bf16, whose direct sum of rounded factors errs by 0.3%.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's grad
 
 
 def fits(conv: nn.Conv2d, kind: Kind) -> bool:
-    """Whether the convolution is suitable: 3x3, of stride 1, wide enough; and direct ones are no faster, as with AMX."""
+    """Whether the convolution is suitable: 3x3, of stride 1, wide enough; and not faster directly, as with AMX."""
     channels, width = (conv.in_channels, conv.out_channels), _WIDTHS[kind]
     return (
         (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
