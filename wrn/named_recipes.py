@@ -47,8 +47,8 @@ RECIPES: dict[str, Named] = {
         of_the_paper=True,
     ),
     "fast": Named(
-        "ours, not the paper's, for a quarter of the epochs: Muon, one cycle of the rate, smoothed labels, images drawn "
-        "by importance",
+        "ours, not the paper's, for a quarter of the epochs: Muon, one cycle of the rate, smoothed labels, images "
+        "drawn by importance",
         {
             "optimizer": "muon",
             "schedule": "one-cycle",

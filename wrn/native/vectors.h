@@ -39,9 +39,9 @@ static inline __m256i rounded(vec v) { return (__m256i)_mm512_cvtneps_pbh((__m51
 
 static inline void store(number* p, vec v) { _mm256_storeu_si256((__m256i*)p, rounded(v)); }
 
-// The DEPTH numbers that each of WIDTH sums takes next, side by side.
-static inline void store_side_by_side(number* p, const vec* v) {
-    const __m512i low = _mm512_cvtepu16_epi32(rounded(v[0])), high = _mm512_cvtepu16_epi32(rounded(v[1]));
+// The DEPTH numbers that each of WIDTH sums takes next, side by side: the first and the last.
+static inline void store_side_by_side(number* p, vec first, vec last) {
+    const __m512i low = _mm512_cvtepu16_epi32(rounded(first)), high = _mm512_cvtepu16_epi32(rounded(last));
     _mm512_storeu_si512(p, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
@@ -56,7 +56,7 @@ static inline void add_product(vec& sum, const number* p, factors with) {
     sum = (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(both), (__m512bh)with);
 }
 #else
-static inline void store_side_by_side(number* p, const vec* v) { store(p, v[0]); }
+static inline void store_side_by_side(number* p, vec first, vec) { store(p, first); }
 
 typedef vec factors;
 

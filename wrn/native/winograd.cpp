@@ -77,6 +77,11 @@ static inline void weight_gradient_pass(const vec* u, int from, vec* w, int to) 
     w[2 * to] = NEAR2 * s1 + FAR2 * s2 + u[5 * from];
 }
 
+// The 36 transforms of DEPTH rows, side by side, each `step` numbers after the one before.
+static inline void store_all(const vec (&made)[DEPTH][36], number* place, int64_t step) {
+    for (int64_t k = 0; k < 36; k++) store_side_by_side(place + k * step, made[0][k], made[DEPTH - 1][k]);
+}
+
 constexpr int64_t COLUMNS = 64;  // outputs that are made of them at a time
 constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading the weight, four times as large
 constexpr int64_t SMALL = 1 << 16;  // numbers of a weight that a core's second cache holds beside all else
@@ -101,11 +106,7 @@ extern "C" void winograd_weight(
                     for (int j = 0; j < 3; j++) weight_pass(d + j, 3, t + j, 3);
                     for (int j = 0; j < 6; j++) weight_pass(t + 3 * j, 1, u[i] + 6 * j, 1);
                 }
-                for (int64_t k = 0; k < 36; k++) {
-                    vec each[DEPTH];
-                    for (int64_t i = 0; i < DEPTH; i++) each[i] = u[i][k];
-                    store_side_by_side(made + k * step + (panel * from + c) * WIDE + half * DEPTH, each);
-                }
+                store_all(u, made + (panel * from + c) * WIDE + half * DEPTH, step);
             }
 }
 
@@ -284,12 +285,7 @@ static inline void transform_side_by_side(
     for (int64_t c = 0; c < map.channels; c += WIDTH) {
         vec made[DEPTH][36];
         for (int64_t i = 0; i < DEPTH; i++) tiles[i].transform(c, made[i]);
-        number* place = to(c);
-        for (int64_t k = 0; k < 36; k++) {
-            vec each[DEPTH];
-            for (int64_t i = 0; i < DEPTH; i++) each[i] = made[i][k];
-            store_side_by_side(place + k * step, each);
-        }
+        store_all(made, to(c), step);
     }
 }
 
