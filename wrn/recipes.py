@@ -214,7 +214,7 @@ def recipe(model: str, *, data: str, recipe: str = "paper", **fields: Any) -> Re
     """The named recipe for a network on a data set, with `fields` changed. "own": that of the network's own paper.
 
     With `epochs` changed milestones and stages scale; those given are taken as they stand. RMSProp turns Nesterov off,
-    one-cycle leaves the milestones out; where images cannot be drawn by importance, they are shuffled.
+    one-cycle leaves the milestones out; where images cannot be drawn by importance, `fast` shuffles them.
     Raises ValueError for unknown names and fields, and for values that make no sense.
     """
     must_name_a_network(model)

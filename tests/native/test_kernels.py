@@ -246,8 +246,21 @@ def test_what_the_kernels_are_not_for_goes_to_torch(changed, kind):
     assert type(y.grad_fn).__name__ == "ReluBackward0"
 
 
+def test_convolutions_of_the_other_kind_go_to_torch():
+    conv, x = nn.Conv2d(32, 32, 3, padding=1, bias=False), random(8, 32, 8, 8, kind="fp32")
+    if capable("bf16"):
+        with enabled("bf16"), torch.autocast("cpu", torch.bfloat16):
+            assert conv2d(conv, x).dtype == torch.bfloat16
+    if capable("fp32"):
+        with enabled("fp32"), pytest.raises(RuntimeError, match="should be the same"):
+            conv2d(conv, x.bfloat16())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_torch_refuses_is_refused(kind):
+    x = random(8, 48, 8, 8, kind=kind)
+    with enabled(kind), pytest.raises(RuntimeError, match="to have 32 channels"):
+        conv2d(nn.Conv2d(32, 32, 3, padding=1, bias=False, dtype=x.dtype), x)
     with enabled(kind):
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             bn_relu(nn.BatchNorm2d(16), random(1, 16, 1, 1, kind=kind))

@@ -40,6 +40,7 @@ SHAPES = [  # images, channels, outputs, height, width
     (5, 32, 48, 7, 14),  # tiles that end beyond the map
     (19, 32, 32, 3, 6),
     (5, 512, 48, 8, 12),
+    (261, 160, 160, 4, 4),  # more tiles than are taken at a time, and an odd number of them
 ]
 EIGHTS = [(8, 16, 24, 8, 8), (33, 40, 72, 4, 12), (5, 512, 24, 8, 12), (20, 16, 16, 3, 6)]
 
@@ -50,11 +51,10 @@ EIGHTS = [(8, 16, 24, 8, 8), (33, 40, 72, 4, 12), (5, 512, 24, 8, 12), (20, 16, 
     + [("fp32", *shape) for shape in SHAPES + EIGHTS],
 )
 def test_convolution_and_gradients_are_float64s(kind, images, channels, out, height, width):
-    """To what rounding the factors of its products, of 8 bits or 24, makes of them."""
+    """As nearly as factors rounded to 8 bits, or 24, allow."""
     conv = torch.nn.Conv2d(channels, out, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
     x, dy = random(images, channels, height, width, kind=kind), random(images, out, height, width, seed=1, kind=kind)
-    assert winograd.fits(conv, kind)
-    assert winograd.fits_map(x)
+    assert winograd.fits(conv, x)
     ours, theirs, weight = x.clone().requires_grad_(), x.double().requires_grad_(), conv.weight.detach().double()
     y = winograd.conv2d(conv, ours)
     assert y.dtype == x.dtype
@@ -93,11 +93,12 @@ def test_bits_do_not_depend_on_threads(images, kind):
         (torch.nn.Conv2d(32, 36, 3, padding=1), (8, 32, 8, 8)),
         (torch.nn.Conv2d(32, 32, 3, padding=1), (20, 32, 5, 5)),
         (torch.nn.Conv2d(32, 32, 3, padding=1), (1, 32, 8, 8)),
+        (torch.nn.Conv2d(32, 32, 3, padding=1), (8, 48, 8, 8)),
         (torch.nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"), (8, 32, 8, 8)),
     ],
 )
 def test_what_does_not_fit_is_left_to_torch(conv, shape):
-    assert not (winograd.fits(conv, "fp32") and winograd.fits_map(random(*shape)))
+    assert not winograd.fits(conv, random(*shape))
 
 
 def gradients(model, precision="fp32", **ways):
@@ -128,11 +129,19 @@ def test_what_is_computed_again_has_the_same_bits(kind):
 
 @needs_bf16
 def test_with_amx_convolutions_in_bf16_stay_direct(monkeypatch):
-    conv = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False)
-    assert winograd.fits(conv, "bf16")
+    conv, maps = torch.nn.Conv2d(64, 64, 3, padding=1), {kind: random(8, 64, 8, 8, kind=kind) for kind in KINDS}
+    assert all(winograd.fits(conv, x) for x in maps.values())
     monkeypatch.setattr("wrn.native.winograd.has_amx", lambda: True)
-    assert not winograd.fits(conv, "bf16")
-    assert winograd.fits(conv, "fp32")
+    assert not winograd.fits(conv, maps["bf16"])
+    assert winograd.fits(conv, maps["fp32"])
+
+
+@needs_bf16
+@pytest.mark.parametrize("channels", [16, 40])
+def test_in_bf16_fewer_channels_and_odd_eights_do_not_fit(channels):
+    conv = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    assert winograd.fits(conv, random(8, channels, 8, 8))
+    assert not winograd.fits(conv, random(8, channels, 8, 8, kind="bf16"))
 
 
 def test_hooks_see_what_they_wait_for():

@@ -317,6 +317,16 @@ def test_a_teacher_in_memory_teaches_the_same(teacher, tmp_path):
         wrn.train(given.recipe, tmp_path / "again", **options)
 
 
+def test_the_fast_recipe_shuffles_with_a_teacher_in_memory(teacher, tmp_path):
+    model, options = wrn.load(teacher.path), {"device": "cpu", "precision": "fp32", "quiet": True}
+    fields = {"data": "digits", **SMALL}
+    run = wrn.train(wrn.recipe("wrn-10-1", recipe="fast", **fields), tmp_path / "run", teacher=model, **options)
+    assert run.recipe.sampling == "shuffled"
+    asked = wrn.recipe("wrn-10-1", sampling="importance", **fields)
+    with pytest.raises(ValueError, match="shuffled where there is a teacher"):
+        wrn.train(asked, tmp_path / "refused", teacher=model, **options)
+
+
 def test_what_a_teacher_must_share(teacher, tmp_path, run_wrn, pictures):
     own = ("train", "fitnet", "--recipe", "own", "--epochs", "2", "--image-size", "16")
     for words, code, says in (

@@ -303,7 +303,7 @@ def test_statistics_average_over_a_share_of_the_steps(tmp_path):
     """Against the first BN's means, averaged by hand while nothing is learnt. An epoch has 8 steps."""
     for epochs, momentum in ((1, 0.1), (8, 1 / 16)):
         changed = {"epochs": epochs, "lr": 1e-12, "bn_window": 0.25, "labels": 512, "image_size": 16}
-        recipe = wrn.recipe("wrn-10-1", data="digits", recipe="fast", **changed)
+        recipe = wrn.recipe("wrn-10-1", data="digits", recipe="fast", sampling="shuffled", **changed)
         run = wrn.train(recipe, tmp_path / str(epochs), device="cpu", precision="fp32", quiet=True)
         stem, mean = wrn.network_of(recipe, 10, 0, steps=1).conv1, torch.zeros(16)
         for epoch in range(1, epochs + 1):

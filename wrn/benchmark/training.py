@@ -28,7 +28,7 @@ from wrn.data.loader import Resident
 from wrn.errors import UsageError
 from wrn.hardware import cores, multiplies_bf16
 from wrn.native import winograd
-from wrn.native.library import KINDS, has_amx
+from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
 from wrn.training.objective import objective
@@ -210,7 +210,7 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
     dy = torch.randn_like(F.conv2d(x, weight, None, stride, kernel // 2))
     kernels = execution.native and execution.precision == "bf16" and has_amx() and channels % 16 == out % 16 == 0
     conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
-    fewer = execution.native and winograd.fits(conv, KINDS[kind]) and winograd.fits_map(x)
+    fewer = execution.native and winograd.fits(conv, x)
 
     def with_fewer_multiplications() -> None:
         winograd.convolve(x, winograd.prepared(master, kind), out)

@@ -174,7 +174,7 @@ def entry(data: str) -> Entry:
 
 
 def streams(data: str, augment: str) -> bool:
-    """Whether pictures are read from their files in every epoch, augmented so, instead of being kept in memory."""
+    """Whether pictures are read from their files in every epoch, as for `augment` imagenet, not kept in memory."""
     return entry(data).streamed or augment == "imagenet"
 
 

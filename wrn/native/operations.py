@@ -27,7 +27,7 @@ _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 def enabled(kind: Kind) -> Iterator[None]:
     """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
 
-    These compute BN-ReLU, sums and convolutions, of which with AMX the weight gradient alone, else all (`winograd`).
+    These compute BN-ReLU, sums, and 3x3 convolutions of stride 1 (`winograd`); in bf16 with AMX weight gradients alone.
     Raises wrn.Error if there are none.
     """
     library(kind)
@@ -75,7 +75,7 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(conv, nn.Conv2d) or _is_watched(conv):
         return conv(x)
     kind = _enabled.get()
-    if kind is not None and conv.bias is None and winograd.fits(conv, kind) and winograd.fits_map(x):
+    if kind is not None and KINDS.get(x.dtype) == kind and conv.bias is None and winograd.fits(conv, x):
         return winograd.conv2d(conv, x)
     if kind == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
         y: Tensor = _Conv.apply(x, conv.weight, conv, recomputation.source_of(x))

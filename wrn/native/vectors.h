@@ -1,5 +1,5 @@
-// Numbers of activations, bf16 with AVX-512 if compiled with BF16, else fp32 with AVX2; as many at a time as a register holds
-// in fp32, from and to any place in memory; and the product that convolutions are made of.
+// The numbers that activations are made of, bf16 with AVX-512 if compiled with BF16, else fp32 with AVX2: as many at a time as a
+// register holds in fp32, from and to any place in memory; and the product that convolutions are made of.
 #pragma once
 
 #include <immintrin.h>

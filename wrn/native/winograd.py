@@ -1,8 +1,8 @@
 """3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications.
 
 Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp`. On a CPU without AMX a step's time goes into multiplications,
-and this alone makes fewer. Results differ from the exact sum by 1e-6 to 2e-6 of their length in fp32, whose direct sum
-errs by 5e-7, and by 1.2% in bf16, whose direct sum of rounded factors errs by 0.3%.
+and this alone makes fewer. Results differ from the exact sum by about 1e-6 of their length in fp32, whose direct sum
+errs by 4e-7, and by 1.2% in bf16, whose direct sum of rounded factors errs by 0.3%.
 """
 
 import ctypes
@@ -20,31 +20,28 @@ _WIDTHS: dict[Kind, int] = {"bf16": 16, "fp32": 8}  # numbers that the kernels t
 _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
 
 
-def fits(conv: nn.Conv2d, kind: Kind) -> bool:
-    """Whether the convolution is suitable: 3x3, of stride 1, wide enough; and not faster directly, as with AMX."""
-    channels, width = (conv.in_channels, conv.out_channels), _WIDTHS[kind]
+def fits(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the convolution of x (N, C, H, W) is suitable, and not faster directly, as in bf16 with AMX.
+
+    It must be 3x3, of stride 1, wide enough; x large enough, bf16 or fp32 in channels_last layout on a CPU.
+    """
+    kind, channels = KINDS.get(x.dtype), (conv.in_channels, conv.out_channels)
     return (
-        (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+        kind is not None
+        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
-        and all(each >= LEAST_CHANNELS[kind] and each % width == 0 for each in channels)
+        and all(each >= LEAST_CHANNELS[kind] and each % _WIDTHS[kind] == 0 for each in channels)
         and conv.weight.dtype == torch.float32
-        and not (kind == "bf16" and has_amx())
-    )
-
-
-def fits_map(x: Tensor) -> bool:
-    """Whether x (N, C, H, W) is suitable: large enough, bf16 or fp32 in channels_last layout on a CPU."""
-    n, _, height, width = x.shape
-    return (
-        x.dtype in KINDS
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
-        and bool(_kernels(x.dtype).winograd_pays(*numbers(n, height, width)))
+        and x.shape[1] == conv.in_channels
+        and not (kind == "bf16" and has_amx())
+        and bool(library(kind).winograd_pays(*numbers(x.shape[0], x.shape[2], x.shape[3])))
     )
 
 
 def conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution without bias that `fits`, of a map that does; differentiable."""
+    """A convolution without bias of a map that it `fits`; differentiable."""
     if not torch.is_grad_enabled():
         return convolve(x, prepared(conv.weight, x.dtype), conv.out_channels)
     y: Tensor = _Winograd.apply(x, conv.weight, recomputation.source_of(x))

@@ -79,7 +79,8 @@ def train(
     )
     seed, log = int(seed), Log(quiet)  # NumPy's seeds too
     if teacher is not None:
-        recipe = replace(recipe, teacher=named(teacher))
+        shuffled = {} if "sampling" in recipe.deviations() else {"sampling": "shuffled"}  # the only way with a teacher
+        recipe = replace(recipe, teacher=named(teacher), **shuffled)
     if recipe.teacher is None:
         must_do_without_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
