@@ -42,6 +42,8 @@ def benchmarks(runs: Path) -> Iterator[Benchmarks]:
         name = "machine" if folder == root else folder.relative_to(root).as_posix().replace("/", "-")
         about = found[0]["machine"]
         machine = f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
+        if folder != root:  # machines of one name may differ
+            machine += f" ({name})"
         yield Benchmarks(name, machine, tuple(tables), tuple(pictures), tuple(_notes(found)))
 
 
