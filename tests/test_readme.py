@@ -87,7 +87,7 @@ def test_so_are_those_in_bf16_without_amx():
     assert len(ours) == 3
     usual, tuned = (between([row[of] for row in ours]) for of in first)
     for words in (
-        f"training is {usual} times as fast as the usual loop in fp32 and {tuned} times as fast as in bf16 and channels_last",
+        f"training is {usual} times as fast as the usual loop in fp32 and {tuned} times as fast as in bf16",
         f"batches of 64 {ratio(machine, 64, 'ONNX Runtime fp32')} times as fast as ONNX Runtime in fp32",
         f"one by one {ratio(machine, 1, 'ONNX Runtime fp32')} times",
     ):
