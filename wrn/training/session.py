@@ -79,8 +79,9 @@ def train(
     )
     seed, log = int(seed), Log(quiet)  # NumPy's seeds too
     if teacher is not None:
-        shuffled = {} if "sampling" in recipe.deviations() else {"sampling": "shuffled"}  # the only way with a teacher
-        recipe = replace(recipe, teacher=named(teacher), **shuffled)
+        # Unless it was asked for, the only one with a teacher
+        sampling = recipe.sampling if "sampling" in recipe.deviations() else "shuffled"
+        recipe = replace(recipe, teacher=named(teacher), sampling=sampling)
     if recipe.teacher is None:
         must_do_without_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
