@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import wrn
+from wrn.hardware import multiplies_bf16
 from wrn.native.library import capable, lacking, library
 from wrn.native.operations import add, bn_relu, bn_relu_and_x, conv2d, enabled, weight_gradient
 from wrn.training.precision import choose
@@ -293,7 +294,7 @@ def test_the_compiler_may_have_options_and_is_named_if_it_fails(compiler, says, 
 
 @needs_fp32
 def test_a_kept_library_that_cannot_be_loaded_is_named_and_training_goes_on(run_wrn, empty_cache, tmp_path):
-    kind = choose("cpu").precision
+    kind = "bf16" if multiplies_bf16(torch.device("cpu")) else "fp32"
     compiling = f"from wrn.native.library import lacking; assert lacking('{kind}') is None"
     subprocess.run([sys.executable, "-c", compiling], check=True)  # this process would go on with what it has loaded
     (kept,) = empty_cache.glob(f"native/{kind}-*.so")
