@@ -110,6 +110,26 @@ def test_so_are_those_without_bf16():
         assert words in README.replace("\n", " "), words
 
 
+def test_the_errors_of_the_fast_recipe_are_those_of_kept_runs():
+    words = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").replace("\n", " ")
+    runs = [
+        json.loads(path.read_text()) for path in (ROOT / "results/runs/cifar10-jpeg").glob("wrn-16-2-*/*/result.json")
+    ]
+
+    def mean(recipe, epochs, deviations):
+        found = [
+            run["test_error"]
+            for run in runs
+            if (run["recipe"], run["epochs"], run["train_images"]) == (recipe, epochs, 50_000)
+            and set(run["deviations"]) == deviations
+        ]
+        assert len(found) == 3
+        return f"{sum(found) / 3:.2f}%"
+
+    ours, papers = mean("fast", 5, {"epochs", "sampling"}), mean("paper", 20, {"epochs"})
+    assert f"three seeds: {ours} in 5 epochs, where the paper's recipe has {papers} in 20" in words
+
+
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")

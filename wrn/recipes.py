@@ -255,6 +255,12 @@ def _possible_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {} if possible else {"sampling": "shuffled"}
 
 
+def taught_by(recipe: Recipe, teacher: str) -> Recipe:
+    """The recipe with that teacher; its own sampling gives way where it cannot be, as in `recipe`."""
+    fields = recipe.to_dict() | {"teacher": teacher}
+    return Recipe.from_dict(fields | ({} if "sampling" in recipe.deviations() else _possible_sampling(fields)))
+
+
 def must_name_a_network(model: str) -> None:
     """Raise ValueError where a data set's name is given for a network's."""
     if isinstance(model, str) and model.partition(":")[0] in DATASETS:

@@ -247,14 +247,17 @@ def test_what_the_kernels_are_not_for_goes_to_torch(changed, kind):
     assert type(y.grad_fn).__name__ == "ReluBackward0"
 
 
-def test_convolutions_of_the_other_kind_go_to_torch():
-    conv, x = nn.Conv2d(32, 32, 3, padding=1, bias=False), random(8, 32, 8, 8, kind="fp32")
-    if capable("bf16"):
-        with enabled("bf16"), torch.autocast("cpu", torch.bfloat16):
-            assert conv2d(conv, x).dtype == torch.bfloat16
-    if capable("fp32"):
-        with enabled("fp32"), pytest.raises(RuntimeError, match="should be the same"):
-            conv2d(conv, x.bfloat16())
+@needs_bf16
+def test_autocast_rounds_maps_in_fp32_before_a_convolution():
+    with enabled("bf16"), torch.autocast("cpu", torch.bfloat16):
+        y = conv2d(nn.Conv2d(32, 32, 3, padding=1, bias=False), random(8, 32, 8, 8, kind="fp32"))
+    assert y.dtype == torch.bfloat16
+
+
+@needs_fp32
+def test_maps_in_bf16_are_not_for_the_kernels_of_fp32():
+    with enabled("fp32"), pytest.raises(RuntimeError, match="should be the same"):
+        conv2d(nn.Conv2d(32, 32, 3, padding=1, bias=False), random(8, 32, 8, 8, kind="bf16"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

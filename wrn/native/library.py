@@ -110,6 +110,11 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
     return kept
 
 
+def kernels_of(dtype: torch.dtype) -> ctypes.CDLL:
+    """The compiled kernels for bf16 or fp32."""
+    return library(KINDS[dtype])
+
+
 def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     """Where its numbers begin, as C++ takes it; null for None. The tensor must outlive the call."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -6,7 +6,6 @@ Results are the same up to rounding. Where activations are bf16, statistics, sum
 fp32 (torch rounds the latter to bf16 on the way).
 """
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation, winograd
-from wrn.native.library import KINDS, Kind, floats, has_amx, library, numbers, pointer
+from wrn.native.library import KINDS, Kind, floats, has_amx, kernels_of, library, numbers, pointer
 
 _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 
@@ -74,10 +73,9 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of x, (N, C, H, W) -> (N, C', H', W'), or what else stands in its place."""
     if not isinstance(conv, nn.Conv2d) or _is_watched(conv):
         return conv(x)
-    kind = _enabled.get()
-    if kind is not None and KINDS.get(x.dtype) == kind and conv.bias is None and winograd.fits(conv, x):
+    if _is_enabled_for(x) and conv.bias is None and winograd.fits(conv, x):
         return winograd.conv2d(conv, x)
-    if kind == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
+    if _enabled.get() == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
         y: Tensor = _Conv.apply(x, conv.weight, conv, recomputation.source_of(x))
         return y
     if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 8 and conv.bias is None:
@@ -87,20 +85,18 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     return recomputation.conv2d(conv, x) if plain and recomputation.keeps_little() else conv(x)
 
 
+def _is_enabled_for(x: Tensor) -> bool:
+    return x.dtype in KINDS and KINDS[x.dtype] == _enabled.get()
+
+
 def _fits(x: Tensor) -> bool:
-    kind = _enabled.get()
     return (
-        kind is not None
-        and KINDS.get(x.dtype) == kind
+        _is_enabled_for(x)
         and x.device.type == "cpu"
         and x.shape[1] % 16 == 0
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
     )
-
-
-def _kernels(x: Tensor) -> ctypes.CDLL:
-    return library(KINDS[x.dtype])
 
 
 def _has_gradient_of_ours(conv: nn.Conv2d) -> bool:
@@ -141,7 +137,7 @@ class _BnRelu(torch.autograd.Function):
         count, channels = x.numel() // x.shape[1], x.shape[1]
         mean, variance = statistics or (floats(channels), floats(channels))
         if statistics is None:
-            _kernels(x).bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
+            kernels_of(x.dtype).bn_statistics(pointer(x), *numbers(count, channels), pointer(mean), pointer(variance))
         inverse = (variance + bn.eps).rsqrt()
         scale = weight * inverse
         shift = bias - mean * scale
@@ -164,7 +160,7 @@ class _BnRelu(torch.autograd.Function):
         if dy is None:
             return more, None, None, None, None
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
-        _kernels(x).bn_relu_backward(
+        kernels_of(x.dtype).bn_relu_backward(
             *map(pointer, (dy, x, more, dx)),
             *numbers(x.numel() // x.shape[1], x.shape[1]),
             *map(pointer, (mean, inverse, scale, shift, dweight, dbias)),
@@ -181,7 +177,7 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, branch: Tensor, shortcut: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         total = torch.empty_like(branch)
-        _kernels(branch).add_with_statistics(
+        kernels_of(branch.dtype).add_with_statistics(
             *map(pointer, (branch, shortcut, total)),
             *numbers(branch.numel() // branch.shape[1], branch.shape[1]),
             *map(pointer, (mean, variance)),
@@ -250,7 +246,7 @@ def scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """max(0, x * scale + shift) of x (N, C, H, W), bf16 or fp32, and fp32 (C,): channels_last, C a multiple of 16."""
     y = torch.empty_like(x)
-    _kernels(x).scale_shift_relu(
+    kernels_of(x.dtype).scale_shift_relu(
         *map(pointer, (x, y)), *numbers(x.numel() // x.shape[1], x.shape[1]), *map(pointer, (scale, shift))
     )
     return y

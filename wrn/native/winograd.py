@@ -5,7 +5,6 @@ and this alone makes fewer. Results differ from the exact sum by 5e-7 to 2e-6 of
 errs by 4e-7, and by 1.2% in bf16, whose direct sum of rounded factors errs by 0.3%.
 """
 
-import ctypes
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation
-from wrn.native.library import KINDS, Kind, floats, has_amx, library, numbers, pointer
+from wrn.native.library import KINDS, Kind, floats, has_amx, kernels_of, numbers, pointer
 
 LEAST_CHANNELS: dict[Kind, int] = {"bf16": 32, "fp32": 16}  # below, the transforms cost more than they save
 _WIDTHS: dict[Kind, int] = {"bf16": 16, "fp32": 8}  # numbers that the kernels take at a time
@@ -36,7 +35,7 @@ def fits(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] == conv.in_channels
         and not (kind == "bf16" and has_amx())
-        and bool(library(kind).winograd_pays(*numbers(x.shape[0], x.shape[2], x.shape[3])))
+        and bool(kernels_of(x.dtype).winograd_pays(*numbers(x.shape[0], x.shape[2], x.shape[3])))
     )
 
 
@@ -59,7 +58,7 @@ def prepared(weight: Tensor, dtype: torch.dtype = torch.float32, for_gradient: b
     made = _room(-(-b // wide) * wide * a, dtype)
     weight = weight.contiguous(memory_format=torch.channels_last)
     sizes = numbers(made.stride(0), out, channels, int(for_gradient))
-    _kernels(dtype).winograd_weight(pointer(weight), pointer(made), *sizes)
+    kernels_of(dtype).winograd_weight(pointer(weight), pointer(made), *sizes)
     return made
 
 
@@ -67,7 +66,7 @@ def convolve(x: Tensor, weight: Tensor, out: int) -> Tensor:
     """Of x (N, in, H, W) and a `prepared` weight: (N, out, H, W), both in channels_last layout."""
     n, channels, height, width = x.shape
     y = torch.empty(n, height, width, out, dtype=x.dtype, device="cpu").permute(0, 3, 1, 2)
-    _kernels(x.dtype).winograd_convolve(
+    kernels_of(x.dtype).winograd_convolve(
         pointer(x), pointer(weight), *numbers(weight.stride(0)), pointer(y), *numbers(n, height, width, channels, out),
         pointer(None), pointer(None), *numbers(0),
     )  # fmt: skip
@@ -83,15 +82,11 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     at_a_time = -(-min(max(most, 128), tiles) // 2) * 2
     made, sums = _room(at_a_time * (across + out), x.dtype), _room(out * across, torch.float32)
     dw = floats(out, 3, 3, channels).permute(0, 3, 1, 2)
-    _kernels(x.dtype).winograd_weight_gradient(
+    kernels_of(x.dtype).winograd_weight_gradient(
         pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(0)), pointer(sums),
         *numbers(at_a_time, n, height, width, channels, out),
     )  # fmt: skip
     return dw
-
-
-def _kernels(dtype: torch.dtype) -> ctypes.CDLL:
-    return library(KINDS[dtype])
 
 
 def _room(count: int, dtype: torch.dtype) -> Tensor:

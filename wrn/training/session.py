@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -26,7 +25,7 @@ from wrn.hardware import multiplies_bf16, out_of_memory
 from wrn.native.library import lacking
 from wrn.native.memory import give_back_freed_memory
 from wrn.native.recomputation import Memory
-from wrn.recipes import Recipe
+from wrn.recipes import Recipe, taught_by
 from wrn.runs import Run
 from wrn.training import checkpoint, outcome
 from wrn.training.interruption import interruption, undisturbed
@@ -79,23 +78,14 @@ def train(
     )
     seed, log = int(seed), Log(quiet)  # NumPy's seeds too
     if teacher is not None:
-        # Unless it was asked for, the only one with a teacher
-        sampling = recipe.sampling if "sampling" in recipe.deviations() else "shuffled"
-        recipe = replace(recipe, teacher=named(teacher), sampling=sampling)
+        recipe = taught_by(recipe, named(teacher))
     if recipe.teacher is None:
         must_do_without_teacher(recipe)  # before data are prepared for nothing
     run = Run(out if out is not None else runs.default_path(recipe, seed))
     if precision == "fp32" and native is None:
         native = False  # torch's own to the bit, also where a run that was begun is continued
-    ways = {
-        "device": device,
-        "precision": precision,
-        "compile": compile,
-        "native": native,
-        "memory": memory,
-        "deterministic": deterministic,
-        "graphs": graphs,
-    }
+    ways = {"device": device, "precision": precision, "compile": compile, "native": native, "memory": memory}
+    ways |= {"deterministic": deterministic, "graphs": graphs}
     every = seconds_of(checkpoint_every) if isinstance(checkpoint_every, str) else checkpoint_every
     if keep_every is not None and keep_every < 1:
         raise UsageError(f"--keep-every {keep_every}: must be at least 1")
@@ -110,10 +100,7 @@ def train(
     run.must_be_free()
     begun = not fresh and run.begun
     execution = recorded(run.env["execution"]) if begun else choose(**asked)
-    if execution.kind and native is None and (why := lacking(execution.kind)):
-        log.line(f"{why}; training without them is slower")
-    if precision == "bf16" and execution.device == "cpu" and not multiplies_bf16(torch.device("cpu")):
-        log.line("bf16: this processor has no instructions for it, and is many times slower so; leave --precision out")
+    _say_what_is_slow(execution, precision, native, log)
     with _explaining(execution, log):  # what is refused here leaves no folder behind
         training = _prepared(recipe, run, seed, execution, log, begun, keep_every, teacher, workers, root)
         _must_have_room(training)
@@ -127,6 +114,13 @@ def train(
         del training
         give_back_freed_memory()
     return run
+
+
+def _say_what_is_slow(execution: Execution, precision: str | None, native: bool | None, log: Log) -> None:
+    if execution.kind and native is None and (why := lacking(execution.kind)):
+        log.line(f"{why}; training without them is slower")
+    if precision == "bf16" and execution.device == "cpu" and not multiplies_bf16(torch.device("cpu")):
+        log.line("bf16: this processor has no instructions for it, and is many times slower so; leave --precision out")
 
 
 def _must_be_of_their_types(seed: Any, **flags: Any) -> None:
