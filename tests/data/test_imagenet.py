@@ -356,16 +356,16 @@ def test_pictures_of_every_kind_that_imagenet_has(flat, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_worker_that_is_killed_is_one_line(flat, monkeypatch):
-    real = Pictures._made
+    real = Pictures._make
 
-    def killed(self, task):
+    def killed(self, task, square):
         if task.place == 600:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(self, task)
+        return real(self, task, square)
 
     data = wrn.dataset("imagenet", root=flat, image_size=16, workers=2)
     where = re.escape(data.test.pictures.path(600))
-    monkeypatch.setattr(Pictures, "_made", killed)
+    monkeypatch.setattr(Pictures, "_make", killed)
     with pytest.raises(
         wrn.Error, match=rf"^decoding: worker process \d+ of 2 was killed at {where}, as the system .*; lower --workers"
     ):
@@ -375,16 +375,16 @@ def test_a_worker_that_is_killed_is_one_line(flat, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_worker_that_hangs_is_one_line(flat, monkeypatch):
     """As when a file server is gone."""
-    real = Pictures._made
+    real = Pictures._make
 
-    def hanging(self, task):
+    def hanging(self, task, square):
         if task.place == 600:
             time.sleep(600)
-        return real(self, task)
+        return real(self, task, square)
 
     data = wrn.dataset("imagenet", root=flat, image_size=16, workers=2)
     where = re.escape(data.test.pictures.path(600))
-    monkeypatch.setattr(Pictures, "_made", hanging)
+    monkeypatch.setattr(Pictures, "_make", hanging)
     monkeypatch.setattr(streaming, "PATIENCE", 5.0)
     with pytest.raises(wrn.Error, match=rf"^decoding: no batch came for 5 s \(process \d+ at {where}\); see if"):
         data.test.pixels(torch.tensor([600]))  # one picture, so that no other worker is at work

@@ -1,27 +1,26 @@
 """ImageNet's transforms as the paper used them (fb.resnet.torch): one RGB picture to (3, size, size).
 
-What torchvision computes differently is our own here: the crop's aspect, torch7's bicubic, colours that are not clipped
-and .299 for red's part of grey, and the centre of an odd margin (up; torchvision: to even). Pixels are float32 in
-0..255, not clipped and not normalised. As there, EXIF's orientation is ignored: some of ImageNet's files are turned.
-Every draw is from the generator given, as many for each picture.
+torchvision has none of them so: it differs in the crop's aspect, torch7's bicubic, colours that are not clipped, .299
+for red's part of grey, and the centre of an odd margin (up; torchvision: to even). Pixels are float32 in 0..255, not
+clipped and not normalised. As there, EXIF's orientation is ignored: some of ImageNet's files are turned. Every draw is
+from the generator given, as many for each picture.
+
+A picture is first given a `View`, which then is computed by compiled code of our own (`wrn.native.pictures`) or, where
+there is none, by the functions here, to the same bits.
 """
 
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 
 from wrn.data.pictures import rgb
-from wrn.errors import Error
-
-try:
-    from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped,unused-ignore]
-except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
-    raise Error(
-        f"ImageNet's transforms need torchvision: it cannot be imported ({error}); pip install torchvision, in "
-        "the version that belongs to this torch"
-    ) from error
+from wrn.native import pictures
 
 TRIES = 10
 AREA = (0.08, 1.0)  # of the picture
@@ -36,18 +35,80 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, as Pillow's
 Taps = tuple[Tensor, Tensor]  # for each output coordinate its four neighbours: int64 (4, N), weights float64 (4, N)
 
 
+@dataclass(frozen=True)
+class View:
+    """What the network sees of a picture: the square of `size` from (top, left) on, once `box` is `resized`."""
+
+    box: Box
+    resized: tuple[int, int]  # to that height and width
+    top: int
+    left: int
+    size: int
+    changes: tuple[tuple[str, float], ...] = ()  # of colours, in this order, each by its factor
+    light: tuple[float, ...] = (0.0, 0.0, 0.0)  # added to each pixel's red, green and blue
+    mirrored: bool = False
+
+
 def training(image: Image.Image, size: int, generator: Generator) -> Tensor:
-    """A random crop, jittered in colour, lit and mirrored at random: float32 (3, size, size)."""
-    box = draw_crop(image.width, image.height, generator)
-    image = rgb(image)
-    pixels = bicubic(F.pil_to_tensor(image.crop(box)), size, size) if box else centre(image, size, size)
-    pixels = lighting(colour_jitter(pixels, generator), generator)
-    return F.horizontal_flip(pixels) if torch.rand((), generator=generator) < 0.5 else pixels
+    """A random crop, jittered in colour, lit and mirrored at random: float32 (3, size, size), channels_last."""
+    return _seen(image, training_view(*image.size, size, generator))
 
 
 def validation(image: Image.Image, size: int) -> Tensor:
-    """Shorter side to 256 / 224 of `size`, the centre of it: float32 (3, size, size)."""
-    return centre(rgb(image), round(size * 256 / 224), size)
+    """Shorter side to 256 / 224 of `size`, the centre of it: float32 (3, size, size), channels_last."""
+    return _seen(image, validation_view(*image.size, size))
+
+
+def training_view(width: int, height: int, size: int, generator: Generator) -> View:
+    """A random view of a picture; of its centre where no crop fits."""
+    box = draw_crop(width, height, generator)
+    view = View(box, (size, size), 0, 0, size) if box else centre(width, height, size, size)
+    changes, light = draw_changes(generator), draw_light(generator)
+    mirrored = bool(torch.rand((), generator=generator) < 0.5)
+    return replace(view, changes=changes, light=light, mirrored=mirrored)
+
+
+def validation_view(width: int, height: int, size: int) -> View:
+    """The centre, with a margin."""
+    return centre(width, height, round(size * 256 / 224), size)
+
+
+def centre(width: int, height: int, shorter: int, size: int) -> View:
+    """The centre of a picture whose shorter side is resized to `shorter`."""
+    resized = height, width
+    if min(width, height) != shorter:  # the longer side is cut to whole pixels
+        resized = (
+            (int(height / width * shorter), shorter) if width < height else (shorter, int(width / height * shorter))
+        )
+    top, left = ((side - size + 1) // 2 for side in resized)
+    return View((0, 0, width, height), resized, top, left, size)
+
+
+def see(image: Image.Image, view: View, square: Tensor) -> None:
+    """Fill a contiguous float32 (size, size, 3) with the view of a picture."""
+    image = rgb(image)
+    part = np.asarray(image if view.box == (0, 0, *image.size) else image.crop(view.box))
+    if pictures.available():
+        pictures.resample(part, view.resized, view.top, view.left, view.mirrored, square)
+        pictures.recolour(square, view.changes, view.light)
+    else:
+        square.copy_(by_torch(torch.tensor(part).permute(2, 0, 1), view).permute(1, 2, 0))
+
+
+def by_torch(pixels: Tensor, view: View) -> Tensor:
+    """The same by torch's operations, of the part of a picture in the view's box (3, H, W): (3, size, size)."""
+    rows, columns = (slice(first, first + view.size) for first in (view.top, view.left))
+    pixels = bicubic(pixels, *view.resized, rows, columns)
+    for name, factor in view.changes:
+        pixels = CHANGES[name](pixels, factor)
+    pixels = pixels + torch.tensor(view.light)[:, None, None]
+    return pixels.flip(2) if view.mirrored else pixels
+
+
+def _seen(image: Image.Image, view: View) -> Tensor:
+    square = torch.empty(view.size, view.size, 3)
+    see(image, view, square)
+    return square.permute(2, 0, 1)
 
 
 def draw_crop(width: int, height: int, generator: Generator) -> Box | None:
@@ -73,22 +134,25 @@ def crop_box(width: int, height: int, draws: Sequence[float]) -> Box | None:
     return left, top, left + across, top + down
 
 
-def centre(image: Image.Image, shorter: int, size: int) -> Tensor:
-    """The centre (3, size, size) of an RGB picture whose shorter side is resized to `shorter`."""
-    width, height = image.size
-    if min(width, height) != shorter:  # the longer side is cut to whole pixels
-        width, height = (
-            (shorter, int(height / width * shorter)) if width < height else (int(width / height * shorter), shorter)
-        )
-    left, top = (width - size + 1) // 2, (height - size + 1) // 2
-    rows = taps(image.height, height, slice(top, top + size))
-    columns = taps(image.width, width, slice(left, left + size))
-    return _resample(F.pil_to_tensor(image), rows, columns)
+def bicubic(pixels: Tensor, height: int, width: int, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+    """torch7's bicubic: (C, H, W) to these `rows` and `columns` of (C, height, width).
 
-
-def bicubic(pixels: Tensor, height: int, width: int) -> Tensor:
-    """torch7's bicubic: (C, H, W) to (C, height, width), not antialiased, rounded or clipped. float64 stays float64."""
-    return _resample(pixels, taps(pixels.shape[1], height), taps(pixels.shape[2], width))
+    Not antialiased, rounded or clipped. float64 stays float64. Source pixels that nothing looks at are not touched.
+    """
+    cut = []
+    wanted = taps(pixels.shape[1], height, rows), taps(pixels.shape[2], width, columns)
+    for axis, (index, weights) in enumerate(wanted, start=1):
+        low, high = int(index.min()), int(index.max())
+        pixels = pixels.narrow(axis, low, high - low + 1)
+        cut.append((index - low, weights))
+    pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32), memory_format=torch.contiguous_format)
+    for index, weights in cut:  # the axis that is gathered is the second: whole rows are copied, twice as fast
+        weights = weights.to(pixels.dtype)[:, :, None]
+        total = pixels[:, index[0]] * weights[0]
+        for neighbour, weight in zip(index[1:], weights[1:], strict=True):
+            total += pixels[:, neighbour] * weight  # addcmul would not round the product
+        pixels = total.transpose(1, 2).contiguous()
+    return pixels
 
 
 def taps(source: int, target: int, part: slice = slice(None)) -> Taps:
@@ -113,30 +177,11 @@ def taps(source: int, target: int, part: slice = slice(None)) -> Taps:
     return index.clamp(0, source - 1), torch.stack([before, left, right, after]) / 2
 
 
-def _resample(pixels: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """(C, H, W) to (C, output rows, output columns); source pixels that nothing looks at are not touched."""
-    cut = []
-    for axis, (index, weights) in enumerate((rows, columns), start=1):
-        low, high = int(index.min()), int(index.max())
-        pixels = pixels.narrow(axis, low, high - low + 1)
-        cut.append((index - low, weights))
-    pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32), memory_format=torch.contiguous_format)
-    for index, weights in cut:  # the axis that is gathered is the second: whole rows are copied, twice as fast
-        weights = weights.to(pixels.dtype)[:, :, None]
-        total = pixels[:, index[0]] * weights[0]
-        for neighbour, weight in zip(index[1:], weights[1:], strict=True):
-            total.addcmul_(pixels[:, neighbour], weight)
-        pixels = total.transpose(1, 2).contiguous()
-    return pixels
-
-
-def colour_jitter(pixels: Tensor, generator: Generator) -> Tensor:
+def draw_changes(generator: Generator) -> tuple[tuple[str, float], ...]:
     """Brightness, contrast and saturation, each by a factor U(.6, 1.4), in random order."""
-    factors = (1 + torch.empty(3).uniform_(-JITTER, JITTER, generator=generator)).tolist()
-    changes = (brightness, contrast, saturation)
-    for which in torch.randperm(3, generator=generator).tolist():
-        pixels = changes[which](pixels, factors[which])
-    return pixels
+    *factors, order = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    drawn = [(name, 1 + JITTER * (2 * factor - 1)) for name, factor in zip(CHANGES, factors, strict=True)]
+    return list(permutations(drawn))[int(order * 6)]
 
 
 def brightness(pixels: Tensor, factor: float) -> Tensor:
@@ -146,12 +191,15 @@ def brightness(pixels: Tensor, factor: float) -> Tensor:
 
 def contrast(pixels: Tensor, factor: float) -> Tensor:
     """Mixed with the mean of its grey."""
-    return torch.lerp(_grey(pixels).mean(), pixels, factor)
+    return pixels * factor + _grey(pixels).mean(dtype=torch.float64).to(pixels.dtype) * (1 - factor)
 
 
 def saturation(pixels: Tensor, factor: float) -> Tensor:
     """Mixed with its grey."""
-    return torch.lerp(_grey(pixels), pixels, factor)
+    return pixels * factor + _grey(pixels) * (1 - factor)
+
+
+CHANGES = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
 
 
 def _grey(pixels: Tensor) -> Tensor:
@@ -159,8 +207,8 @@ def _grey(pixels: Tensor) -> Tensor:
     return GREY[0] * red + GREY[1] * green + GREY[2] * blue
 
 
-def lighting(pixels: Tensor, generator: Generator) -> Tensor:
-    """One colour added everywhere, along the principal components of ImageNet's colours (in units of 0..255)."""
-    factors = torch.randn(3, generator=generator) * LIGHTING
-    colour = torch.tensor(EIGENVECTORS) @ (torch.tensor(EIGENVALUES) * factors)
-    return pixels + 255 * colour[:, None, None]
+def draw_light(generator: Generator) -> tuple[float, ...]:
+    """One colour for all pixels, along the principal components of ImageNet's colours, in units of 0..255."""
+    factors = torch.randn(3, generator=generator).tolist()
+    strengths = [255 * LIGHTING * value * factor for value, factor in zip(EIGENVALUES, factors, strict=True)]
+    return tuple(sum(map(operator.mul, row, strengths), 0.0) for row in EIGENVECTORS)

@@ -66,4 +66,4 @@ def rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are fractions of an unknown range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

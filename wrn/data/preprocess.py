@@ -24,7 +24,13 @@ class MeanStd(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in 0..255, of any number type -> the same shape, float32 unless the module was cast."""
-        return (images.float() - self.mean).div_(self.std).to(self.mean.dtype)  # in place: one pass over memory less
+        mean, std = self.mean, self.std
+        if images.is_contiguous(
+            memory_format=torch.channels_last
+        ):  # row by row: loops over 3 numbers take 4 times as long
+            mean, std = (each.expand(-1, -1, -1, images.shape[3]) for each in (mean, std))
+            mean, std = (each.contiguous(memory_format=torch.channels_last) for each in (mean, std))
+        return (images.float() - mean).div_(std).to(self.mean.dtype)  # in place: one pass over memory less
 
     def constants(self) -> dict[str, Any]:
         """What a run stores to build this again."""

@@ -1,20 +1,21 @@
 """The streaming loader: pictures are decoded and augmented by worker processes, and never all in memory."""
 
 import copy
+import math
 import multiprocessing
 import os
 import re
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from wrn.data import imagenet_transforms as transforms
@@ -29,6 +30,7 @@ from wrn.data.pictures import opened, rgb
 from wrn.data.preprocess import UNIT, MeanStd, Preprocess
 from wrn.data.splits import divide
 from wrn.errors import Error
+from wrn.native.library import lacking
 from wrn.randomness import key
 from wrn.recipes import Recipe
 
@@ -44,27 +46,34 @@ class _Task:
     draw: int | None = None
 
 
-class Pictures(TorchDataset[tuple[int, Tensor | str]]):
-    """Decodes and transforms: a task -> its place, and float32 (S, S, 3) in 0..255, or what went wrong, in words."""
+Batch = tuple[Tensor, Tensor]
+"""Places int64 (N,), and float32 (N, S, S, 3) in 0..255."""
+
+
+class Pictures(TorchDataset[Batch | str]):
+    """Decodes and transforms, in a worker process: tasks -> a batch, or what went wrong, in words."""
 
     def __init__(self, root: str, files: Files, image_size: int, advice: str = "") -> None:
         self.root, self.files, self.image_size, self.advice = root, files, image_size, advice
-        self.at: Tensor | None = None  # int64 (workers, 2), shared: each one's process, and its sample or -1
+        self.at = torch.empty(0, 2, dtype=torch.int64)  # (workers, 2), shared: each one's process, and its sample or -1
 
-    def __getitem__(self, task: _Task) -> tuple[int, Tensor | str]:
+    def __getitems__(self, tasks: Sequence[_Task]) -> Batch | str:
         worker = get_worker_info()
-        if self.at is None or worker is None:
-            return task.place, self._made(task)
-        self.at[worker.id] = torch.tensor([os.getpid(), task.place])
-        made = self._made(task)
+        assert worker is not None
+        pixels = _shared(len(tasks), self.image_size, self.image_size, 3)
+        for task, square in zip(tasks, pixels, strict=True):
+            self.at[worker.id] = torch.tensor([os.getpid(), task.place])
+            if wrong := self._make(task, square):
+                return wrong
         self.at[worker.id, 1] = -1  # nor does it name a sample if it is killed while it waits
-        return task.place, made
+        return torch.tensor([task.place for task in tasks]), pixels
 
     def path(self, place: int) -> str:
         """Where that sample lies."""
         return f"{self.root}/{self.files.path(place)}"
 
-    def _made(self, task: _Task) -> Tensor | str:
+    def _make(self, task: _Task, square: Tensor) -> str | None:
+        """Fill (S, S, 3); or say what is wrong."""
         path = self.path(task.place)
         try:
             picture = opened(Path(path), rgb)
@@ -72,10 +81,19 @@ class Pictures(TorchDataset[tuple[int, Tensor | str]]):
             why = getattr(error, "strerror", None) or error  # the system's own words do not name the file again
             return f"{path}: {why}; replace it, or remove it{self.advice}"
         if task.draw is None:
-            made = transforms.validation(picture, self.image_size)
+            view = transforms.validation_view(*picture.size, self.image_size)
         else:
-            made = transforms.training(picture, self.image_size, torch.Generator().manual_seed(task.draw))
-        return made.permute(1, 2, 0)
+            generator = torch.Generator().manual_seed(task.draw)
+            view = transforms.training_view(*picture.size, self.image_size, generator)
+        transforms.see(picture, view, square)
+        return None
+
+
+def _shared(*sizes: int) -> Tensor:
+    """Room for float32 in memory that processes share; torch would copy there what is made elsewhere."""
+    count = math.prod(sizes)
+    storage = torch.UntypedStorage._new_shared(4 * count, device="cpu")
+    return torch.empty(0).set_(storage, 0, (count,), (1,)).view(sizes)
 
 
 @dataclass(frozen=True)
@@ -141,7 +159,7 @@ class Streamed:
                 pictures,
                 batch_sampler=plan,
                 num_workers=self.workers,
-                collate_fn=_collated,
+                collate_fn=_as_made,
                 worker_init_fn=_prepare,
                 pin_memory=device.type == "cuda",
                 prefetch_factor=2,
@@ -171,15 +189,12 @@ def _as_they_are(places: Tensor) -> list[_Task]:
     return [_Task(place) for place in places.tolist()]
 
 
-def _collated(samples: list[tuple[int, Tensor | str]]) -> Any:
-    """Places (N,) and images (N, S, S, 3), which torch stacks in shared memory right away; or the first error."""
-    wrong = [made for _, made in samples if isinstance(made, str)]
-    return wrong[0] if wrong else default_collate(samples)
+def _as_made(made: Any) -> Any:
+    return made
 
 
 def _explained(why: str, pictures: Pictures) -> Error | None:
     """What to tell the user if a worker was killed, hangs or had no room for a batch; None for any other failure."""
-    assert pictures.at is not None
     workers, at = len(pictures.at), dict(pictures.at.tolist())
     if "DataLoader timed out" in why:
         busy = [f"process {process} at {pictures.path(place)}" for process, place in at.items() if place >= 0]
@@ -236,6 +251,8 @@ def streamed(
 ) -> Dataset:
     """What `wrn.dataset` returns for a set that is streamed: ImageNet, or a folder that is treated like it."""
     listing = source.listing(progress, notice)
+    if why := lacking("pictures"):  # asked here, so that no worker has to compile it
+        notice(f"{why}; without them each picture takes 2 ms longer")
     if fitted is None and not len(listing.train):
         raise Error(f"{wanted.data}: holds nothing to train on; lay pictures out as train/CLASS/* and test/CLASS/*")
     constants = UNIT if wanted.preprocess == "unit" else (IMAGENET_MEAN, IMAGENET_STD)

@@ -18,40 +18,47 @@ from wrn.errors import Error
 from wrn.files import cache_dir, write_whole
 
 Kind = Literal["bf16", "fp32"]
+Name = Literal["bf16", "fp32", "pictures"]
 
 KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
-_SOURCES = {
+_SOURCES: dict[Name, tuple[str, ...]] = {
     "bf16": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "weight_gradient.cpp"),
     "fp32": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp"),
+    "pictures": ("pictures.cpp",),
 }
-_NEEDS = {"bf16": ("avx512_bf16", "avx512_bw"), "fp32": ("avx2", "fma3")}  # as torch calls them
-_OPTIONS = {
+_NEEDS: dict[Name, tuple[str, ...]] = {  # as torch calls them
+    "bf16": ("avx512_bf16", "avx512_bw"),
+    "fp32": ("avx2", "fma3"),
+    "pictures": (),
+}
+_OPTIONS: dict[Name, str] = {
     "bf16": "-DBF16 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mfma -fopenmp",
     "fp32": "-mavx2 -mfma -fopenmp",
+    "pictures": "-ffp-contract=off",  # each product rounded by itself, as torch's operations do
 }
 
 
-def capable(kind: Kind) -> bool:
-    """Whether this processor has what the kernels for tensors of that kind are written for, on Linux."""
+def capable(name: Name) -> bool:
+    """Whether this processor has what that library is written for, on Linux."""
     has = torch.cpu.get_capabilities()
-    return sys.platform == "linux" and all(has.get(name) for name in _NEEDS[kind])
+    return sys.platform == "linux" and all(has.get(each) for each in _NEEDS[name])
 
 
 @cache
-def lacking(kind: Kind) -> str | None:
-    """Why there are no kernels on a processor that could run them; None if there are, or it could not."""
+def lacking(name: Name) -> str | None:
+    """Why there is no such library on a processor that could run it; None if there is, or it could not."""
     try:
-        if capable(kind):
-            library(kind)
+        if capable(name):
+            library(name)
     except Error as error:
         return str(error)
     return None
 
 
-def available(kind: Kind) -> bool:
-    """Whether there are kernels for tensors of that kind."""
-    return capable(kind) and lacking(kind) is None
+def available(name: Name) -> bool:
+    """Whether there is such a library: kernels for tensors of a kind, or for pictures."""
+    return capable(name) and lacking(name) is None
 
 
 @cache
@@ -61,19 +68,19 @@ def has_amx() -> bool:
 
 
 @cache
-def library(kind: Kind) -> ctypes.CDLL:
-    """The compiled kernels for tensors of that kind. Raises wrn.Error, saying why, where there are none."""
-    if not capable(kind):
-        instructions = "AVX-512 with bf16" if kind == "bf16" else "AVX2"
+def library(name: Name) -> ctypes.CDLL:
+    """The compiled kernels for tensors of a kind, or pictures. Raises wrn.Error, saying why, where there are none."""
+    if not capable(name):
+        instructions = "AVX-512 with bf16" if name == "bf16" else "AVX2"
         why = f"this processor has no {instructions}" if sys.platform == "linux" else "they are for Linux"
         raise Error(f"native kernels: {why}; leave --native out")
-    sources = [Path(__file__).with_name(name) for name in _SOURCES[kind]]
-    file = compiled(kind, sources, *_OPTIONS[kind].split())
+    sources = [Path(__file__).with_name(source) for source in _SOURCES[name]]
+    file = compiled(name, sources, *_OPTIONS[name].split())
     try:
         loaded = ctypes.CDLL(str(file))
     except OSError as error:  # damaged, or in a folder that nothing may be run from
         raise Error(f"native kernels: {error}; delete {file}, or set WRN_CACHE_DIR to another folder") from error
-    if kind == "bf16":
+    if name == "bf16":
         loaded.weight_gradient_scratch.restype = ctypes.c_int64
     return loaded
 
