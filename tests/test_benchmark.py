@@ -7,10 +7,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import wrn
-from wrn.benchmark.baselines import UsualWRN, batches, timm_batches, torchvision_batches
+from wrn.benchmark.baselines import UsualWRN, batches, timm_batches, torchvision_batches, torchvision_streamed
 from wrn.benchmark.memory import OPTNET, TORCH7, counted
+from wrn.benchmark.streaming import bench_streaming
 from wrn.benchmark.timing import alternate, summary
 
 
@@ -32,6 +34,34 @@ def test_the_usual_pictures_are_crops_of_the_padded_ones(load):
         padded = np.pad(images[label - 4], ((4, 4), (4, 4), (0, 0)), mode="reflect")
         crops = [padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
         assert any(np.array_equal(picture, crop) or np.array_equal(picture, crop[:, ::-1]) for crop in crops)
+
+
+def test_torchvisions_pictures_are_the_normalised_centres(tmp_path):
+    pytest.importorskip("torchvision")
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype="uint8")
+    Image.fromarray(pixels).save(path := str(tmp_path / "a.png"))
+    loaded, _ = next(torchvision_streamed([path], 2, 224, workers=0, training=False))
+    expected = (pixels[16:240, 38:262] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(loaded[1].permute(1, 2, 0), expected, atol=1e-5)
+    loaded, _ = next(torchvision_streamed([path], 2, 224, workers=0, training=True))
+    assert loaded.shape == (2, 3, 224, 224)
+    assert not torch.equal(loaded[0], loaded[1])
+
+
+def test_bench_stream(tmp_path):
+    """From pictures at any depth."""
+    pytest.importorskip("torchvision")
+    for number in range(3):
+        path = tmp_path / f"{number}" / "deep" / f"{number}.jpg"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (300, 256), (number, 100, 200)).save(path)
+    found = bench_streaming(str(tmp_path), (1,), rounds=1, turn=0.0)
+    assert [(row["transform"], row["contestant"]) for row in found["rows"]] == [
+        (transform, name) for transform in ("training", "validation") for name in ("wrn", "torchvision")
+    ]
+    for own, other in zip(found["rows"][::2], found["rows"][1::2], strict=True):
+        ratio = own["images_per_second"] / other["images_per_second"]
+        assert own["times torchvision"] == pytest.approx(ratio, abs=0.006)
 
 
 def test_timms_loader_gives_such_batches():
@@ -117,8 +147,18 @@ def test_bench_infer_prints_a_table(run_wrn):
         (("train", "wrn-11-1"), "the nearest is"),
         (("memory", "wrn-11-1"), "the nearest is"),
         (("walk",), "walk"),
+        (("stream", ".", "--workers", 0), "at least 1"),
+        (("stream",), "FOLDER"),
     ],
 )
 def test_what_makes_no_sense_is_told(words, says, run_wrn):
     code, _, err = run_wrn("bench", *words)
     assert (code, says in err) == (2, True), err
+
+
+def test_a_folder_without_pictures_is_told(run_wrn, tmp_path):
+    code, _, err = run_wrn("bench", "stream", tmp_path)
+    assert (code, err) == (
+        1,
+        f"wrn: error: {tmp_path}: no pictures there; name a folder of some, such as ImageNet's val/\n",
+    )

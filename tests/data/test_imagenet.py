@@ -189,6 +189,20 @@ def test_batches_depend_on_neither_workers_nor_where_they_begin(flat):
     assert sorted(torch.cat([labels for _, labels in given[1]]).tolist()) == list(range(1000))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_batch_stays_as_it_is_until_the_next_is_asked_for(flat, workers):
+    """However far the workers are ahead: they write to the same memory again and again."""
+    split = wrn.dataset("imagenet", root=flat, image_size=16, workers=workers).test
+    places = torch.arange(150)
+    expected, _ = split.pixels(places)
+    sizes = [5] * 20 + [10] * 5  # rooms may have to grow
+    for images, shown in split._made(
+        [streaming._Task(place) for place in part.tolist()] for part in places.split(sizes)
+    ):
+        time.sleep(0.02)
+        torch.testing.assert_close(images / 255, expected[shown], rtol=0, atol=0)
+
+
 def test_augmentation_depends_on_seed_epoch_and_place_alone(flat, monkeypatch):
     monkeypatch.setattr("wrn.data.streaming.order_of", lambda count, seed, epoch: torch.arange(count).flip(0))
     train = wrn.dataset("imagenet", root=flat, image_size=16, workers=2).train

@@ -5,7 +5,7 @@ mirrored one at a time with PIL in a DataLoader's worker processes, the loss rea
 parts of torchvision (transforms) and timm (loader and optimiser). Neither has a WRN for 32 x 32.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +93,20 @@ class Transformed(Dataset[tuple[Any, int]]):
         return (self.transform(image) if self.transform else image), int(self.labels[index])
 
 
+class Opened(Dataset[tuple[Any, int]]):
+    """Pictures in files, as torchvision's ImageFolder reads them."""
+
+    def __init__(self, paths: Sequence[str], transform: Callable[[Image.Image], Any]) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        with open(self.paths[index], "rb") as file:  # noqa: PTH123
+            return self.transform(Image.open(file).convert("RGB")), 0
+
+
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -115,6 +129,24 @@ def torchvision_batches(images: np.ndarray, labels: np.ndarray, batch_size: int,
         v2.Normalize(MEAN, STD),
     ]
     return _loaded(Transformed(images, labels, v2.Compose(steps)), batch_size, workers)
+
+
+def torchvision_streamed(paths: Sequence[str], batch_size: int, size: int, workers: int, training: bool) -> Batches:
+    """Pictures from files, endless, through the transforms of torchvision's references/classification/presets.py.
+
+    With the jitter of the paper's transforms, which these leave out; bilinear as they are.
+    """
+    from torchvision import transforms
+
+    steps: list[Any] = [transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)]
+    if training:
+        jitter = transforms.ColorJitter(0.4, 0.4, 0.4)
+        steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), jitter]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    made = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    places = torch.arange(len(paths)).repeat(-(-1_000_000 // len(paths)))  # its workers begin anew with each epoch
+    places = places[torch.randperm(len(places))] if training else places
+    return _endless(DataLoader(Opened(paths, made), batch_size, sampler=places.tolist(), num_workers=workers))
 
 
 def timm_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, workers: int, device: str) -> Batches:

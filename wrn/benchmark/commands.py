@@ -87,6 +87,20 @@ def bench_data(
     _tell(bench_loading(models, batch_size, rounds, device, data), out, json)
 
 
+def bench_stream(
+    folder: Annotated[Positional[str], option("holds pictures, at any depth, such as ImageNet's val/", "FOLDER")],
+    *,
+    workers: Annotated[tuple[int, ...], option("processes that decode (default: 1 2)", "INT [INT ...]")] = (1, 2),
+    rounds: Rounds = 5,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Pictures a second that are decoded and augmented as for ImageNet, against torchvision's transforms and loader."""
+    from wrn.benchmark.streaming import bench_streaming
+
+    _tell(bench_streaming(folder, workers, rounds), out, json)
+
+
 def bench_startup_(*, rounds: Rounds = 5, out: Out = None, json: Json = False) -> None:
     """Time until `wrn --help` is done and until `wrn train` begins its first step, each in a new process."""
     from wrn.benchmark.startup import bench_startup
@@ -115,8 +129,8 @@ def bench() -> None:
 
 
 BENCH_COMMANDS = {
-    "train": bench_train, "infer": bench_infer, "memory": bench_memory_, "data": bench_data, "startup": bench_startup_,
-    "fig4": bench_fig4,
+    "train": bench_train, "infer": bench_infer, "memory": bench_memory_, "data": bench_data, "stream": bench_stream,
+    "startup": bench_startup_, "fig4": bench_fig4,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ from wrn.native.library import lacking
 from wrn.randomness import key
 from wrn.recipes import Recipe
 
+PREFETCH = 2
+"""Batches that each worker makes ahead."""
+
 PATIENCE = 300.0
 """Seconds after which a batch that does not come is given up: a file server that is gone never says so."""
 
@@ -56,17 +60,30 @@ class Pictures(TorchDataset[Batch | str]):
     def __init__(self, root: str, files: Files, image_size: int, advice: str = "") -> None:
         self.root, self.files, self.image_size, self.advice = root, files, image_size, advice
         self.at = torch.empty(0, 2, dtype=torch.int64)  # (workers, 2), shared: each one's process, and its sample or -1
+        self.rooms: deque[Tensor] = deque()  # of this worker, for a batch each, in turn
 
     def __getitems__(self, tasks: Sequence[_Task]) -> Batch | str:
         worker = get_worker_info()
         assert worker is not None
-        pixels = _shared(len(tasks), self.image_size, self.image_size, 3)
+        pixels = self._room(len(tasks))
         for task, square in zip(tasks, pixels, strict=True):
             self.at[worker.id] = torch.tensor([os.getpid(), task.place])
             if wrong := self._make(task, square):
                 return wrong
         self.at[worker.id, 1] = -1  # nor does it name a sample if it is killed while it waits
         return torch.tensor([task.place for task in tasks]), pixels
+
+    def _room(self, count: int) -> Tensor:
+        """For a batch, in memory that is shared with the training process.
+
+        When its turn comes again that has received later batches of this worker and is done with what was there. New
+        memory for each batch would be faulted in page by page, which takes as long as the transforms.
+        """
+        room = self.rooms.popleft() if len(self.rooms) > PREFETCH else torch.empty(0)
+        if len(room) < count:
+            room = _shared(count, self.image_size, self.image_size, 3)
+        self.rooms.append(room)
+        return room[:count]
 
     def path(self, place: int) -> str:
         """Where that sample lies."""
@@ -145,12 +162,16 @@ class Streamed:
         numbers = range(draws if recipe.augment == "imagenet" else 0)
         plans = [_as_they_are(places)]
         plans += [[_Task(place, key(seed, number, place, "show")) for place in places.tolist()] for number in numbers]
-        batches = [images for images, _ in self._made(iter(plans))]
+        batches = [images.clone() for images, _ in self._made(iter(plans))]
         return batches[0], [self.preprocess(images) for images in batches]
 
     def _made(self, plan: Iterator[list[_Task]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of pixels (N, 3, S, S) on the device, and their places (N,). Raises wrn.Error for a bad picture."""
+        """Batches of pixels (N, 3, S, S) on the device, and their places (N,). Raises wrn.Error for a bad picture.
+
+        On a CPU a batch is overwritten once the next is asked for.
+        """
         device = self.labels.device
+        pinned = device.type == "cuda"  # torch then copies batches into memory that the GPU can read by itself
         pictures = copy.copy(self.pictures)  # for each pass its own workers
         pictures.at = torch.full((self.workers, 2), -1).share_memory_()
         with warnings.catch_warnings():
@@ -161,19 +182,21 @@ class Streamed:
                 num_workers=self.workers,
                 collate_fn=_as_made,
                 worker_init_fn=_prepare,
-                pin_memory=device.type == "cuda",
-                prefetch_factor=2,
+                pin_memory=pinned,
+                prefetch_factor=PREFETCH,
                 timeout=PATIENCE,
             )
             batches = iter(loader)
-        explained = None
+        explained, rooms = None, {}  # or torch would map the workers' memory again for each batch
         try:
             for made in batches:
                 if isinstance(made, str):
                     raise Error(made)
                 places, images = made
-                # Stacked as (N, S, S, 3), which is channels_last without a copy in this process
-                yield images.permute(0, 3, 1, 2).to(device, non_blocking=True), places.to(device, non_blocking=True)
+                if not pinned:
+                    rooms[images.data_ptr()] = images
+                images = images.permute(0, 3, 1, 2)  # in channels_last layout
+                yield images.to(device, non_blocking=pinned), places.to(device, non_blocking=pinned)
         except RuntimeError as error:
             explained = _explained(str(error), pictures)
             if explained is None:

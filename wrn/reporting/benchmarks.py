@@ -104,6 +104,18 @@ def _data(rows: Rows) -> Table:
     return Table(head, tuple(tuple(map(Text, each)) for each in told))
 
 
+def _stream(rows: Rows) -> Table:
+    theirs = {(row["transform"], row["workers"]): row for row in rows if row["contestant"] != "wrn"}
+    told = []
+    for row in rows:
+        other, rate = theirs.get((row["transform"], row["workers"])), row["images_per_second"]
+        ratio = f"{rate / other['images_per_second']:.2f}" if other and other is not row else ""
+        spread = f"{rate:,.0f} ({row['least']:,.0f} to {row['most']:,.0f})"
+        told.append((f"{row['transform']} ({row['workers']})", row["contestant"], spread, ratio))
+    head = ("pictures from files (workers)", "by", "images/s (min to max)", "relative to torchvision")
+    return Table(head, tuple(tuple(map(Text, each)) for each in told))
+
+
 def _startup(rows: Rows) -> Table:
     ratios = [next((f"{v:.2f}" for k, v in row.items() if k.startswith("ratio")), "") for row in rows]
     told = [
@@ -118,4 +130,4 @@ def _what(row: Mapping[str, Any]) -> str:
     return f"{row['model']} ({row['batch_size']})"
 
 
-_TABLES = {"train": _train, "infer": _infer, "memory": _memory, "data": _data, "startup": _startup}
+_TABLES = {"train": _train, "infer": _infer, "memory": _memory, "data": _data, "stream": _stream, "startup": _startup}
