@@ -31,14 +31,14 @@ def test_list(run_wrn):
     code, out, _ = run_wrn("list", "--json")
     assert code == 0
     listing = json.loads(out)
-    assert {row["model"]: row["parameters"] for row in listing["models"]}["wrn-28-10"] == wrn.describe(
-        "wrn-28-10"
-    ).params
+    (listed,) = [row for row in listing["models"] if row["model"] == "wrn-28-10"]
+    facts = json.loads(run_wrn("info", "wrn-28-10", "--json")[1])
+    assert all(listed[key] == facts[key] for key in ("params", "macs"))
     assert {row["data"] for row in listing["data"]} >= {"digits", "folder:PATH", "svhn", "imagenet"}
     fields = {row["recipe"]: row["fields"] for row in listing["recipes"]}
     assert fields["paper"]["nesterov"] is True
     assert "nesterov" not in fields["authors"]  # as the paper
-    on = {row["recipe"]: row["on single data sets"] for row in listing["recipes"]}
+    on = {row["recipe"]: row["on_single_data_sets"] for row in listing["recipes"]}
     assert on["paper"]["svhn"] == {"lr": 0.01, "lr_decay": 0.1, "milestones": [80, 120], "epochs": 160}
     assert on["fast"] is None
     assert fields["authors-pytorch"]["nesterov"] is False

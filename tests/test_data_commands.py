@@ -15,14 +15,17 @@ def test_list_names_every_set_and_imports_no_torch(run_wrn):
     assert code == 0
     rows = {row["data"].removesuffix(":PATH"): row for row in json.loads(out)["data"]}
     assert rows.keys() == DATASETS.keys()
-    assert (rows["svhn"]["train"], rows["svhn"]["augment"], rows["svhn"]["preprocess"]) == (604_388, "none", "unit")
+    svhn = rows["svhn"]
+    assert (svhn["train_images"], svhn["augment"], svhn["preprocess"]) == (604_388, "none", "unit")
     assert rows["imagenet"]["augment"] == "imagenet"
 
 
 def test_info_says_what_the_paper_does_with_a_set(run_wrn):
     code, out, _ = run_wrn("info", "--data", "svhn", "--json")
     facts = json.loads(out)
+    (listed,) = [row for row in json.loads(run_wrn("data", "list", "--json")[1])["data"] if row["data"] == "svhn"]
     assert code == 0
+    assert all(facts[key] == value for key, value in listed.items())  # under the same names
     assert facts["recipe"] == {"epochs": 160, "lr": 0.01, "lr_decay": 0.1, "milestones": [80, 120]}
     assert (facts["augment"], facts["preprocess"]) == ("none", "unit")
     code, out, _ = run_wrn("data", "info", "cifar100")

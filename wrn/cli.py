@@ -165,7 +165,7 @@ def list_(
         return
     for name in chosen:
         rows = listings[name]()
-        table = _table(*rows[0], title=name if len(chosen) > 1 else None)
+        table = _table(*(key.replace("_", " ") for key in rows[0]), title=name if len(chosen) > 1 else None)
         for row in rows:
             table.add_row(*("" if value is None else _in_words(value) for value in row.values()))
         _print(table)

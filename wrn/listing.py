@@ -19,10 +19,10 @@ def models() -> list[dict[str, Any]]:
     return [
         {
             "model": name,
-            "parameters": sizes[name]["params"],
-            "MACs": sizes[name]["macs"],
-            "image": parse(name, rule_of(source)).image_size,
-            "own recipe": parse(name, rule_of(source)).recipe,
+            "params": sizes[name]["params"],
+            "macs": sizes[name]["macs"],
+            "image_size": parse(name, rule_of(source)).image_size,
+            "own_recipe": parse(name, rule_of(source)).recipe,
             "source": source,
         }
         for name, source in MODELS.items()
@@ -37,7 +37,7 @@ def experiments() -> list[dict[str, Any]]:
             "title": known.title,
             "rows": len(known.rows),
             "data": list(dict.fromkeys(column.data for column in known.columns)),
-            "paper versions": list(known.versions) if of_the_paper(name) else [],
+            "paper_versions": list(known.versions) if of_the_paper(name) else [],
         }
         for name, known in EXPERIMENTS.items()
     ]
@@ -49,8 +49,8 @@ def data_sets() -> list[dict[str, Any]]:
         {
             "data": f"{name}:PATH" if known.takes_path else name,
             "classes": known.classes,
-            "train": known.images and known.images[0],
-            "test": known.images and known.images[1],
+            "train_images": known.images and known.images[0],
+            "test_images": known.images and known.images[1],
             "preprocess": known.recipe.get("preprocess", "meanstd"),
             "augment": known.recipe["augment"],
             "what": known.summary,
@@ -99,7 +99,7 @@ def recipes() -> list[dict[str, Any]]:
                 "recipe": name,
                 "source": named.source,
                 "fields": {field: changes[field] for field in told},
-                "on single data sets": on or None,
+                "on_single_data_sets": on or None,
             }
         )
     return rows

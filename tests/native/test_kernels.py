@@ -14,7 +14,7 @@ from torch import nn
 
 import wrn
 from wrn.hardware import multiplies_bf16
-from wrn.native.library import capable, lacking, library
+from wrn.native.library import capable, lacking, library, sealed
 from wrn.native.operations import add, bn_relu, bn_relu_and_x, conv2d, enabled, weight_gradient
 from wrn.training.precision import choose
 
@@ -295,23 +295,41 @@ def test_the_compiler_may_have_options_and_is_named_if_it_fails(compiler, says, 
         library.cache_clear()
 
 
-@needs_fp32
-def test_a_kept_library_that_cannot_be_loaded_is_named_and_training_goes_on(run_wrn, empty_cache, tmp_path):
+@pytest.fixture
+def kept(empty_cache):
+    """A compiled library, made by another process: this one would go on with what it has loaded."""
     kind = "bf16" if multiplies_bf16(torch.device("cpu")) else "fp32"
     compiling = f"from wrn.native.library import lacking; assert lacking('{kind}') is None"
-    subprocess.run([sys.executable, "-c", compiling], check=True)  # this process would go on with what it has loaded
-    (kept,) = empty_cache.glob(f"native/{kind}-*.so")
-    kept.write_bytes(b"not a library")
+    subprocess.run([sys.executable, "-c", compiling], check=True)
+    (path,) = empty_cache.glob(f"native/{kind}-*.so")
     lacking.cache_clear()
     library.cache_clear()
-    try:
-        code, out, err = run_wrn("train", "wrn-10-1", "--data", "digits", "--labels", 64, "--epochs", 1, "--out", "run")
-        assert code == 0, err
-        assert f"delete {kept}" in out + err
-        assert not wrn.Run(tmp_path / "run").env["execution"]["native"]
-    finally:
-        lacking.cache_clear()
-        library.cache_clear()
+    yield path
+    lacking.cache_clear()
+    library.cache_clear()
+
+
+TRAIN = ("train", "wrn-10-1", "--data", "digits", "--labels", 64, "--epochs", 1, "--out", "run")
+
+
+@needs_fp32
+def test_half_a_library_is_compiled_again(kept, run_wrn, tmp_path):
+    """To load it would kill the process."""
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    code, _, err = run_wrn(*TRAIN)
+    assert code == 0, err
+    assert wrn.Run(tmp_path / "run").env["execution"]["native"]
+    assert len(kept.read_bytes()) == len(whole)
+
+
+@needs_fp32
+def test_a_kept_library_that_cannot_be_loaded_is_named_and_training_goes_on(kept, run_wrn, tmp_path):
+    kept.write_bytes(sealed(b"as if from a folder that nothing may be run from"))
+    code, out, err = run_wrn(*TRAIN)
+    assert code == 0, err
+    assert f"delete {kept}" in out + err
+    assert not wrn.Run(tmp_path / "run").env["execution"]["native"]
 
 
 @needs_bf16

@@ -78,7 +78,7 @@ def library(name: Name) -> ctypes.CDLL:
     file = compiled(name, sources, *_OPTIONS[name].split())
     try:
         loaded = ctypes.CDLL(str(file))
-    except OSError as error:  # damaged, or in a folder that nothing may be run from
+    except OSError as error:  # it lies in a folder that nothing may be run from
         raise Error(f"native kernels: {error}; delete {file}, or set WRN_CACHE_DIR to another folder") from error
     if name == "bf16":
         loaded.weight_gradient_scratch.restype = ctypes.c_int64
@@ -94,7 +94,7 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
     # Of the text, not the place: a checkout that is moved compiles nothing again
     facts = [*(source.read_bytes() for source in sources), *(word.encode() for word in (*command, *options))]
     kept = cache_dir() / "native" / f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
-    if kept.exists():
+    if kept.exists() and _is_whole(kept):
         return kept
 
     def compile(made: Path) -> None:
@@ -109,12 +109,24 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
             reason = str(error)
         if reason is not None:
             raise Error(f"native kernels: {compiler} failed ({reason.strip()}); update it, or name another in CXX")
+        made.write_bytes(sealed(made.read_bytes()))
 
     try:
         write_whole(kept, compile)
     except OSError as error:
         raise Error(f"native kernels: {error}; set WRN_CACHE_DIR to a folder that can be written") from error
     return kept
+
+
+def sealed(content: bytes) -> bytes:
+    """With its SHA-256 at the end, which a loader does not look at."""
+    return content + hashlib.sha256(content).digest()
+
+
+def _is_whole(kept: Path) -> bool:
+    """A process that loads a library of which a part is lost is killed, and not told why."""
+    content = kept.read_bytes()
+    return sealed(content[:-32]) == content
 
 
 def kernels_of(dtype: torch.dtype) -> ctypes.CDLL:
