@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -90,7 +91,9 @@ class TrainedModel(nn.Module):
         """(N, H, W, 3) in 0..255."""
         if isinstance(images, np.ndarray):
             return torch.from_numpy(np.ascontiguousarray(images))
-        return torch.stack([self._picture(image) for image in images])
+        with ThreadPoolExecutor() as threads:  # Pillow decodes files side by side; images of the caller's may share one
+            apply = map if any(isinstance(image, Image.Image) for image in images) else threads.map
+            return torch.stack(list(apply(self._picture, images)))
 
     def _picture(self, image: Any) -> Tensor:
         if isinstance(image, Image.Image):
