@@ -88,7 +88,7 @@ def test_the_command_line_holds_no_logic():
         "import wrn.cli; wrn.cli.main(['--help'])",
         "import wrn; wrn.recipe('wrn-16-4', data='digits').lr_at(1)",
         "import wrn.cli; wrn.cli.main(['list'])",
-        "import wrn; wrn.Run('x'); import wrn.reporting.curves",
+        "import wrn; wrn.Run('x'); import wrn.reporting.figures",
         "import wrn.cli; wrn.cli.main(['report', '.'])",
         "import wrn.reproduction.schedule, wrn.reproduction.reproduce",
     ],

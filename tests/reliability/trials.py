@@ -84,12 +84,12 @@ def _serve(recipe):
     import wrn
     from wrn.cli import _failed
     from wrn.errors import Error
-    from wrn.reporting.curves import curves_svg
+    from wrn.reporting.figures import curves
 
     made = wrn.recipe(**recipe)
     wrn.dataset(made)
     wrn.optimizer(wrn.create_model("wrn-10-1", num_classes=10), made)  # imports most of torch
-    curves_svg([{"epoch": 1, "train_loss": 1.0, "test_error": 1.0, "lr": 1.0}], "")  # and matplotlib
+    curves({"": [{"epoch": 1, "train_loss": 1.0, "test_error": 1.0, "lr": 1.0}]}, "")  # and matplotlib
     disk = ctypes.CDLL(None)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

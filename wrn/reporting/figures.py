@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
+from itertools import pairwise
 from typing import Any
 
 COLORS = ("#c23b22", "#1f5fa8", "#2b8a3e", "#9c5fb5", "#b8860b", "#00808a")
@@ -11,27 +12,32 @@ COLORS = ("#c23b22", "#1f5fa8", "#2b8a3e", "#9c5fb5", "#b8860b", "#00808a")
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
     """Figure 2's and 3's way: training loss dashed (left, logarithmic), test error solid (right, percent).
 
-    `runs`: names to their lines, with epoch, train_loss and test_error.
+    `runs`: names to their lines, with epoch, train_loss and test_error, or val_error where that is null. One alone also
+    shows where its lr dropped.
     """
+    alone = len(runs) == 1
     with _figure(7.2, 4.2) as (figure, page):
         from matplotlib.ticker import MaxNLocator
 
         loss_axis = figure.add_subplot()
         error_axis = loss_axis.twinx()
-        highest, handles = 0.0, []
+        highest, handles, judges = 0.0, [], set()
         for color, (name, lines) in zip(_colors(len(runs)), runs.items(), strict=True):
-            epochs = [line["epoch"] for line in lines]
+            epochs, losses = ([line[what] for line in lines] for what in ("epoch", "train_loss"))
+            judge = "test" if lines[0]["test_error"] is not None else "val"
+            errors = [line[f"{judge}_error"] for line in lines]
             marker = "." if len(epochs) < 30 else ""
-            errors = [_error(line) for line in lines]
-            loss_axis.plot(
-                epochs, [line["train_loss"] for line in lines], "--", color=color, marker=marker, linewidth=1
-            )
+            loss_axis.plot(epochs, losses, "--", color=COLORS[1] if alone else color, marker=marker, linewidth=1)
             (drawn,) = error_axis.plot(
                 epochs, errors, color=color, marker=marker, linewidth=1.4, label=f"{name}: {errors[-1]:.2f}%"
             )
             handles.append(drawn)
+            judges.add({"test": "test", "val": "validation"}[judge])
             # The first epochs' errors would press all others together, as the paper's own axis knows
             highest = max(highest, *errors[len(errors) // 10 :])
+            drops = [after["epoch"] for before, after in pairwise(lines) if before.get("lr") != after.get("lr")]
+            for epoch in drops if alone and 2 * len(drops) < len(epochs) else []:  # not of a rate that always changes
+                loss_axis.axvline(epoch, color="0.7", linewidth=0.8, linestyle=":")
         if all(line["train_loss"] > 0 for lines in runs.values() for line in lines):
             loss_axis.set_yscale("log")
             loss_axis.yaxis.set_major_formatter("{x:g}")
@@ -39,16 +45,12 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
             if top < 10 * lowest:  # too few powers of ten to read the axis by
                 loss_axis.yaxis.set_minor_formatter("{x:g}")
         loss_axis.set(xlabel="epoch", ylabel="training loss (dashed)", title=title)
-        error_axis.set(ylabel="test error, % (solid)", ylim=(0, min(100.0, 1.05 * highest)))
+        judged = " or ".join(sorted(judges))
+        error_axis.set(ylabel=f"{judged} error, % (solid)", ylim=(0, min(100.0, 1.05 * highest + 0.1)))
         error_axis.grid(alpha=0.25)
-        loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         error_axis.legend(handles=handles, loc="upper right", frameon=False, fontsize=9)
     return page.getvalue()
-
-
-def _error(line: Mapping[str, Any]) -> float:
-    error = line["test_error"]
-    return float(line["val_error"] if error is None else error)
 
 
 def bars(ours: Mapping[str, float], paper: Mapping[str, float], title: str, to: str) -> str:

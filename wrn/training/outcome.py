@@ -16,7 +16,7 @@ from wrn.evaluation import Scores
 from wrn.files import sha256_of, write_sealed, write_text, write_whole
 from wrn.hardware import peak_memory
 from wrn.recipes import Recipe
-from wrn.reporting.curves import curves_svg
+from wrn.reporting import figures
 from wrn.runs import Run
 from wrn.training.checkpoint import Progress
 from wrn.training.precision import Execution
@@ -58,7 +58,8 @@ def finish(
 
     `scores` are those of the reported network in fp32; the epochs' own are in the precision of the run.
     """
-    write_text(run.path / "curves.svg", curves_svg(progress.metrics, f"{recipe.model} on {label(data.name)}"))
+    picture = figures.curves({recipe.model: progress.metrics}, f"{recipe.model} on {label(data.name)}")
+    write_text(run.path / "curves.svg", picture)
     write_whole(run.path / "model.safetensors", lambda path: weights.save(path, network, data, recipe, scores.error))
     predictions = {"logits": scores.logits, "labels": data.test.labels.cpu(), "indices": torch.arange(len(data.test))}
     write_whole(run.path / "predictions.safetensors", lambda path: save_file(predictions, path))
