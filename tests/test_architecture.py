@@ -70,6 +70,12 @@ def test_nothing_points_back(part):
                 assert name != banned and not name.startswith(banned + "."), f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_torchvision_and_timm_are_only_compared_with():
+    for path in FILES:
+        libraries = {name.split(".")[0] for name in imports(path)} & {"torchvision", "timm"}
+        assert not libraries or path.parent.name == "benchmark", path
+
+
 def test_subpackages_import_nothing_by_themselves():
     for path in ROOT.rglob("__init__.py"):
         if path.parent not in (ROOT, ROOT / "paper"):

@@ -39,23 +39,24 @@ def test_the_usual_pictures_are_crops_of_the_padded_ones(load):
 def test_torchvisions_pictures_are_the_normalised_centres(tmp_path):
     pytest.importorskip("torchvision")
     pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype="uint8")
-    Image.fromarray(pixels).save(path := str(tmp_path / "a.png"))
-    loaded, _ = next(torchvision_streamed([path], 2, 224, workers=0, training=False))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    loaded, _ = next(torchvision_streamed(str(tmp_path), ["a.png"], 2, 224, workers=0, training=False))
     expected = (pixels[16:240, 38:262] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(loaded[1].permute(1, 2, 0), expected, atol=1e-5)
-    loaded, _ = next(torchvision_streamed([path], 2, 224, workers=0, training=True))
+    loaded, _ = next(torchvision_streamed(str(tmp_path), ["a.png"], 2, 224, workers=0, training=True))
     assert loaded.shape == (2, 3, 224, 224)
     assert not torch.equal(loaded[0], loaded[1])
 
 
-def test_bench_stream(tmp_path):
-    """From pictures at any depth."""
+def test_bench_stream(tmp_path, monkeypatch):
+    """From pictures at any depth of a folder that is named relative to where one is."""
     pytest.importorskip("torchvision")
+    monkeypatch.chdir(tmp_path)
     for number in range(3):
         path = tmp_path / f"{number}" / "deep" / f"{number}.jpg"
         path.parent.mkdir(parents=True)
         Image.new("RGB", (300, 256), (number, 100, 200)).save(path)
-    found = bench_streaming(str(tmp_path), (1,), rounds=1, turn=0.0)
+    found = bench_streaming(".", (1,), rounds=1, turn=0.0)
     assert [(row["transform"], row["contestant"]) for row in found["rows"]] == [
         (transform, name) for transform in ("training", "validation") for name in ("wrn", "torchvision")
     ]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("torchvision")
-
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.v2 import functional as torchvision
-
 from wrn.data import imagenet_transforms as transforms
 from wrn.native.library import available
+
+
+@pytest.fixture
+def torchvision():
+    return pytest.importorskip("torchvision.transforms.v2.functional")
 
 
 def seeded(seed=0):
@@ -170,6 +170,7 @@ def test_crops_have_the_original_areas_aspects_and_swaps():
 
 
 def test_aspect_is_uniform_before_swapping_and_torchvisions_is_not():
+    theirs = pytest.importorskip("torchvision.transforms").RandomResizedCrop
     numbers = torch.rand(4000, 5, generator=seeded(), dtype=torch.float64)
     numbers[:, 0] *= 0.5  # areas that always fit
     numbers[:, 2] = 0.9  # not swapped
@@ -184,8 +185,8 @@ def test_aspect_is_uniform_before_swapping_and_torchvisions_is_not():
     whole = torch.empty(1, 1, 1).expand(3, 4000, 4000)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        theirs = [RandomResizedCrop.get_params(whole, [0.08, 9 / 16], [3 / 4, 4 / 3]) for _ in range(4000)]
-    ratio = np.array([width / height for _, _, height, width in theirs])
+        drawn = [theirs.get_params(whole, [0.08, 9 / 16], [3 / 4, 4 / 3]) for _ in range(4000)]
+    ratio = np.array([width / height for _, _, height, width in drawn])
     assert distance(ratio, ASPECT) > 3  # log-uniform
     assert distance(np.log(ratio), uniform(np.log(3 / 4), np.log(4 / 3))) < 1.95
     assert distance(np.sqrt(ratio), ASPECT) > 3  # and less far from a square than ours
@@ -233,7 +234,7 @@ CHANGES = ["brightness", "contrast", "saturation"]
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("factor", [0.6, 0.93, 1.4])
-def test_changes_equal_the_reference_and_torchvisions_where_nothing_clips(name, factor):
+def test_changes_equal_the_reference_and_torchvisions_where_nothing_clips(torchvision, name, factor):
     pixels = noise(20, 30, low=80, high=150).float()
     ours = getattr(transforms, name)(pixels, factor)
     np.testing.assert_allclose(ours, slow_change(name, pixels.double().numpy(), factor), rtol=0, atol=1e-4)
@@ -243,7 +244,7 @@ def test_changes_equal_the_reference_and_torchvisions_where_nothing_clips(name, 
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changes_are_not_clipped_as_torchvisions_are(name):
+def test_changes_are_not_clipped_as_torchvisions_are(torchvision, name):
     pixels = noise(20, 30).float()
     ours = getattr(transforms, name)(pixels, 1.4)
     theirs = 255 * getattr(torchvision, f"adjust_{name}")(pixels / 255, 1.4)
@@ -276,7 +277,7 @@ VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.
 
 
 def test_light_equals_the_reference_for_given_draws():
-    draws = 0.1 * torch.randn(3, generator=seeded(3)).double().numpy()
+    draws = 0.1 * torch.randn(3, generator=seeded(3), dtype=torch.float64).numpy()
     expected = sum(VECTORS[:, j] * VALUES[j] * draws[j] for j in range(3))
     np.testing.assert_allclose(transforms.draw_light(seeded(3)), 255 * expected, rtol=1e-6)
 
@@ -331,7 +332,7 @@ def test_validation_equals_resizing_and_cropping(size, shorter, height, width):
     np.testing.assert_allclose(result, expected, rtol=0, atol=2e-3)
 
 
-def test_the_centre_of_an_odd_margin_is_not_torchvisions():
+def test_the_centre_of_an_odd_margin_is_not_torchvisions(torchvision):
     pixels = noise(32, 37)  # 5 columns too wide: 3 go left, torchvision's 2
     ours = transforms.by_torch(pixels, transforms.centre(37, 32, 32, 32))
     assert torch.equal(ours, pixels[:, :, 3:35].float())
@@ -395,4 +396,16 @@ def test_without_a_compiler_pictures_are_the_same(monkeypatch, tmp_path):
     monkeypatch.setattr("wrn.native.pictures.available", lambda: False)
     monkeypatch.setattr("wrn.native.pictures.resample", None)
     after = transforms.training(image, 32, seeded()), transforms.validation(image, 32)
+    assert all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_what_numbers_torch_makes_by_itself_does_not_matter(kind):
+    image = picture(60, 75)
+    before = transforms.training(image, 32, seeded()), transforms.validation(image, 32)
+    torch.set_default_dtype(kind)
+    try:
+        after = transforms.training(image, 32, seeded()), transforms.validation(image, 32)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert all(map(torch.equal, before, after))

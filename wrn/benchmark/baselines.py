@@ -131,7 +131,9 @@ def torchvision_batches(images: np.ndarray, labels: np.ndarray, batch_size: int,
     return _loaded(Transformed(images, labels, v2.Compose(steps)), batch_size, workers)
 
 
-def torchvision_streamed(paths: Sequence[str], batch_size: int, size: int, workers: int, training: bool) -> Batches:
+def torchvision_streamed(
+    root: str, names: Sequence[str], batch_size: int, size: int, workers: int, training: bool
+) -> Batches:
     """Pictures from files, endless, through the transforms of torchvision's references/classification/presets.py.
 
     With the jitter of the paper's transforms, which these leave out; bilinear as they are.
@@ -144,6 +146,7 @@ def torchvision_streamed(paths: Sequence[str], batch_size: int, size: int, worke
         steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), jitter]
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     made = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    paths = [f"{root}/{name}" for name in names]
     places = torch.arange(len(paths)).repeat(-(-1_000_000 // len(paths)))  # its workers begin anew with each epoch
     places = places[torch.randperm(len(places))] if training else places
     return _endless(DataLoader(Opened(paths, made), batch_size, sampler=places.tolist(), num_workers=workers))

@@ -42,8 +42,9 @@ def bench_streaming(folder: str, workers: tuple[int, ...], rounds: int = 5, turn
         raise UsageError(f"--rounds {rounds}: must be at least 1")
     if min(workers, default=0) < 1:
         raise UsageError(f"--workers {' '.join(map(str, workers))}: must be at least 1 each")
-    paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
+    root = Path(folder)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not names:
         raise MissingError(f"{folder}: no pictures there; name a folder of some, such as ImageNet's val/")
     choose("cpu").apply()
     contestants = {"wrn": ours, "torchvision": baselines.torchvision_streamed}
@@ -54,19 +55,19 @@ def bench_streaming(folder: str, workers: tuple[int, ...], rounds: int = 5, turn
         rates: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(rounds):
             for name in sorted(contestants, reverse=number % 2 == 1):  # neither is always the first
-                rates[name].append(_rate(contestants[name](paths, BATCH, SIZE, count, training), count, turn))
+                rates[name].append(_rate(contestants[name](folder, names, BATCH, SIZE, count, training), count, turn))
         rows += _compared("training" if training else "validation", count, rates)
     return {"what": "stream", "machine": machine("cpu"), "rows": rows}
 
 
-def ours(paths: Sequence[str], batch_size: int, size: int, workers: int, training: bool) -> Batches:
+def ours(root: str, names: Sequence[str], batch_size: int, size: int, workers: int, training: bool) -> Batches:
     """From the package's own loader."""
-    names = np.frombuffer("\0".join(paths).encode("utf-8", "surrogateescape"), np.uint8)
-    files = Files.of(names, np.zeros(len(paths), np.int64))
-    files = files.part(np.arange(LENGTH) % len(paths), np.zeros(LENGTH, np.int64))
+    joined = np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
+    files = Files.of(joined, np.zeros(len(names), np.int64))
+    files = files.part(np.arange(LENGTH) % len(names), np.zeros(LENGTH, np.int64))
     recipe = wrn.recipe("wrn-16-2", data="imagenet", batch_size=batch_size)
     preprocess = MeanStd(IMAGENET_MEAN, IMAGENET_STD)
-    split = Streamed(Pictures("", files, size), torch.from_numpy(files.labels), preprocess, workers, recipe)
+    split = Streamed(Pictures(root, files, size), torch.from_numpy(files.labels), preprocess, workers, recipe)
     return split.batches(recipe, seed=0, epoch=1) if training else split.in_order(batch_size)
 
 

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from wrn.data.pictures import rgb
 from wrn.native import pictures
+from wrn.native.library import floats
 
 TRIES = 10
 AREA = (0.08, 1.0)  # of the picture
@@ -101,12 +102,12 @@ def by_torch(pixels: Tensor, view: View) -> Tensor:
     pixels = bicubic(pixels, *view.resized, rows, columns)
     for name, factor in view.changes:
         pixels = CHANGES[name](pixels, factor)
-    pixels = pixels + torch.tensor(view.light)[:, None, None]
+    pixels = pixels + torch.tensor(view.light, dtype=pixels.dtype)[:, None, None]
     return pixels.flip(2) if view.mirrored else pixels
 
 
 def _seen(image: Image.Image, view: View) -> Tensor:
-    square = torch.empty(view.size, view.size, 3)
+    square = floats(view.size, view.size, 3)
     see(image, view, square)
     return square.permute(2, 0, 1)
 
@@ -209,6 +210,6 @@ def _grey(pixels: Tensor) -> Tensor:
 
 def draw_light(generator: Generator) -> tuple[float, ...]:
     """One colour for all pixels, along the principal components of ImageNet's colours, in units of 0..255."""
-    factors = torch.randn(3, generator=generator).tolist()
+    factors = torch.randn(3, generator=generator, dtype=torch.float64).tolist()
     strengths = [255 * LIGHTING * value * factor for value, factor in zip(EIGENVALUES, factors, strict=True)]
     return tuple(sum(map(operator.mul, row, strengths), 0.0) for row in EIGENVECTORS)

@@ -25,9 +25,8 @@ class MeanStd(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in 0..255, of any number type -> the same shape, float32 unless the module was cast."""
         mean, std = self.mean, self.std
-        if images.is_contiguous(
-            memory_format=torch.channels_last
-        ):  # row by row: loops over 3 numbers take 4 times as long
+        if images.ndim == 4 and images.shape[1] > 1 and images.stride(1) == 1:
+            # channels_last: row by row, as loops over three numbers at a time take four times as long
             mean, std = (each.expand(-1, -1, -1, images.shape[3]) for each in (mean, std))
             mean, std = (each.contiguous(memory_format=torch.channels_last) for each in (mean, std))
         return (images.float() - mean).div_(std).to(self.mean.dtype)  # in place: one pass over memory less

@@ -11,8 +11,9 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from wrn.data.pictures import opened, rgb
 from wrn.data.preprocess import UNIT, MeanStd, Preprocess
 from wrn.data.splits import divide
 from wrn.errors import Error
-from wrn.native.library import lacking
+from wrn.native.library import floats, lacking
 from wrn.randomness import key
 from wrn.recipes import Recipe
 
@@ -79,8 +80,8 @@ class Pictures(TorchDataset[Batch | str]):
         When its turn comes again that has received later batches of this worker and is done with what was there. New
         memory for each batch would be faulted in page by page, which takes as long as the transforms.
         """
-        room = self.rooms.popleft() if len(self.rooms) > PREFETCH else torch.empty(0)
-        if len(room) < count:
+        room = self.rooms.popleft() if len(self.rooms) > PREFETCH else None
+        if room is None or len(room) < count:
             room = _shared(count, self.image_size, self.image_size, 3)
         self.rooms.append(room)
         return room[:count]
@@ -110,7 +111,7 @@ def _shared(*sizes: int) -> Tensor:
     """Room for float32 in memory that processes share; torch would copy there what is made elsewhere."""
     count = math.prod(sizes)
     storage = torch.UntypedStorage._new_shared(4 * count, device="cpu")
-    return torch.empty(0).set_(storage, 0, (count,), (1,)).view(sizes)
+    return floats(0).set_(storage, 0, (count,), (1,)).view(sizes)
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ class Streamed:
                 raise
             error.with_traceback(None)  # torch leaves itself in it in a circle, and with it the workers
         finally:
-            del batches  # the workers end with it: now, not when the traceback of whatever happened is forgotten
+            # The workers and their memory end with these: now, not when the traceback of whatever happened is forgotten
+            del batches, rooms
         if explained is not None:
             raise explained  # here, since in the `except` it would carry that traceback along
 
@@ -244,6 +246,8 @@ def _explained(why: str, pictures: Pictures) -> Error | None:
 def _prepare(worker: int) -> None:  # noqa: ARG001
     """Begin a worker process. Only the training process may decide when it stops: see `_end_if_told`."""
     warnings.simplefilter("ignore")  # of damaged EXIF data, which nobody looks at
+    # Where torch shares memory as files these stay until the last process that has them lets go of them
+    Finalize(None, cast(Any, get_worker_info()).dataset.rooms.clear, exitpriority=0)
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):  # training survives them
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -275,7 +279,7 @@ def streamed(
     """What `wrn.dataset` returns for a set that is streamed: ImageNet, or a folder that is treated like it."""
     listing = source.listing(progress, notice)
     if why := lacking("pictures"):  # asked here, so that no worker has to compile it
-        notice(f"{why}; without them each picture takes 2 ms longer")
+        notice(f"{why}; preparing pictures without them is slower")
     if fitted is None and not len(listing.train):
         raise Error(f"{wanted.data}: holds nothing to train on; lay pictures out as train/CLASS/* and test/CLASS/*")
     constants = UNIT if wanted.preprocess == "unit" else (IMAGENET_MEAN, IMAGENET_STD)

@@ -71,7 +71,7 @@ extern "C" void picture_resample(
 
 static inline float grey(const float* p) { return 0.299f * p[0] + 0.587f * p[1] + 0.114f * p[2]; }
 
-enum { BRIGHTNESS, CONTRAST, SATURATION };  // as imagenet_transforms.CHANGES
+enum { BRIGHTNESS, CONTRAST, SATURATION };  // as pictures._CHANGES
 
 // Each of the `changes`, in that order, by its factor; then `light` (3) is added. In place, pixels (count, 3).
 extern "C" void picture_colours(
