@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 import wrn
 from wrn.data import whitening
-from wrn.data.preprocess import WholeImage
+from wrn.data.preprocess import MeanStd, WholeImage
 
 JPEG = Path(__file__).parents[2] / "data" / "cifar10-jpeg.tar.gz"
 
@@ -49,6 +49,20 @@ def whitened_by_hand(images, others):
 
 def relative(found, wanted):
     return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8, 6), (1, 3, 1, 1), (2, 3, 5, 1), (0, 3, 4, 4)])
+def test_mean_and_deviation_have_the_same_bits_in_either_layout(shape):
+    mean, std = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+    expected = (images.numpy() - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = images.contiguous(memory_format=layout)
+        found = MeanStd(mean, std)(given)
+        np.testing.assert_array_equal(found, expected)
+        assert found.is_contiguous(memory_format=layout)
+        each = torch.vmap(MeanStd(mean, std))(given[:, None])  # as one takes the gradient of each image
+        torch.testing.assert_close(each[:, 0], found, rtol=0, atol=0)
 
 
 def test_zca_is_the_formula_on_photographs():
