@@ -36,7 +36,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         names = ("torch", "numpy", "pillow", "scikit-learn")
         facts = {name: env.get("versions", {}).get(name) for name in names}
         facts |= {"processor": env.get("processor"), "gpu": env.get("gpu"), "world size": env.get("world_size")}
-        return facts | {"code": str(env.get("code"))[:8]} | env.get("execution", {})
+        facts |= {name: str(env.get(name))[:8] for name in ("code", "data")}
+        return facts | env.get("execution", {})
 
     there, here = telling(before), telling(now)
     return [f"{name} {there[name]} -> {here[name]}" for name in there if name in here and there[name] != here[name]]

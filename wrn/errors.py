@@ -19,6 +19,10 @@ class MissingError(Error, FileNotFoundError):
         return str(self.args[0])
 
 
+class DataError(Error):
+    """A part of a data set could not be read while a run was under way, which can be continued once it can."""
+
+
 def unknown(kind: str, given: str, known: Iterable[str], hint: str = "") -> UsageError:
     """The error for a name that is not among `known`, with the nearest ones."""
     known = list(known)

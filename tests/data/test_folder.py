@@ -15,6 +15,7 @@ from PIL import Image
 
 import wrn
 from wrn.data import pictures as decoding
+from wrn.data.batching import order_of
 
 
 def test_folder_and_tar_hold_the_same(pictures, tmp_path):
@@ -284,3 +285,30 @@ def test_an_archive_cannot_be_streamed(tmp_path, run_wrn):
         archive.add(tmp_path / "photographs", "photographs")
     code, _, err = run_wrn("train", "wrn-10-1", "--data", "folder:photographs.tar", "--augment", "imagenet")
     assert (code, "cannot stream from an archive; unpack it" in err) == (2, True)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_run_goes_on_once_a_broken_picture_is_replaced(split, tmp_path, run_wrn):
+    """What was trained until it was met is saved, the epoch before the test included; another file is another size."""
+    draws = np.random.default_rng(0)
+    for part, label, number in [(part, label, n) for part in ("train", "test") for label in "ab" for n in range(6)]:
+        path = tmp_path / "own" / part / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (30, 40, 3), dtype="uint8")).save(path)
+    last = int(order_of(12, 0, 1)[-1])  # of the first epoch
+    broken = tmp_path / "own" / split / "ab"[last // 6] / f"{last % 6}.png"
+    good = broken.read_bytes()
+    broken.write_bytes(good[: len(good) // 2])
+    words = ("train", "wrn-10-1", "--data", "folder:own", "--augment", "imagenet", "--image-size", 16)
+    words += ("--batch-size", 2, "--epochs", 2, "--workers", 1, "--out", "run")
+    code, _, err = run_wrn(*words)
+    assert (code, f"{broken.relative_to(tmp_path)}: cannot be decoded" in err) == (1, True), err
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert saved.name == f"epoch-0000-step-00000{6 if split == 'test' else 5}"
+    broken.write_bytes(good)
+    code, out, err = run_wrn(*words)
+    assert code == 0, err
+    assert "changed since it was saved, so that this run will not be bit-exact: data " in out
+    run = wrn.Run(tmp_path / "run")
+    assert [line["epoch"] for line in run.metrics] == [1, 2]
+    assert run.result["bit_exact"] is False

@@ -51,7 +51,11 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits, the class names, and the hash of the decoded content. `val`: held out of train, if asked for."""
+    """The splits, the class names, and the hash of the decoded content. `val`: held out of train, if asked for.
+
+    Of what is streamed the fingerprint is that of names, sizes and labels; `names`, without the sizes, is what a run
+    must share that goes on, so that a broken picture can be replaced.
+    """
 
     name: str
     train: Split
@@ -59,6 +63,7 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     val: Split | None = None
+    names: str | None = None
 
     @property
     def preprocess(self) -> Preprocess:

@@ -50,6 +50,15 @@ class Listing:
     classes: tuple[str, ...]
     fingerprint: str
 
+    @property
+    def names(self) -> str:
+        """SHA-256 of names and labels."""
+        digest = hashlib.sha256()
+        for files in (self.train, self.test):
+            for part in (files.paths, files.places, files.labels):
+                digest.update(part.tobytes() + b"\0")
+        return digest.hexdigest()
+
 
 def packed(found: Found) -> tuple[np.ndarray, np.ndarray]:
     """What `Files.of` takes."""

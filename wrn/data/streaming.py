@@ -31,7 +31,7 @@ from wrn.data.paths import Files
 from wrn.data.pictures import opened, rgb
 from wrn.data.preprocess import UNIT, MeanStd, Preprocess
 from wrn.data.splits import divide
-from wrn.errors import Error
+from wrn.errors import DataError, Error
 from wrn.native.library import floats, lacking
 from wrn.randomness import key
 from wrn.recipes import Recipe
@@ -192,7 +192,7 @@ class Streamed:
         try:
             for made in batches:
                 if isinstance(made, str):
-                    raise Error(made)
+                    raise DataError(made)
                 places, images = made
                 if not pinned:
                     rooms[images.data_ptr()] = images
@@ -223,12 +223,12 @@ def _explained(why: str, pictures: Pictures) -> Error | None:
     workers, at = len(pictures.at), dict(pictures.at.tolist())
     if "DataLoader timed out" in why:
         busy = [f"process {process} at {pictures.path(place)}" for process, place in at.items() if place >= 0]
-        return Error(
+        return DataError(
             f"decoding: no batch came for {PATIENCE:.0f} s ({', '.join(busy[:3]) or 'no worker is at a picture'}); see "
             "if these files can be read, then run the same command again"
         )
     if "out of shared memory" in why or "shared memory(shm)" in why:
-        return Error(
+        return DataError(
             f"decoding: {workers} workers have no room for their batches in shared memory (/dev/shm); lower --workers "
             "or --batch-size, or make room (docker run --shm-size)"
         )
@@ -236,7 +236,7 @@ def _explained(why: str, pictures: Pictures) -> Error | None:
         process = int(re.findall(r"\d+", why)[0])
         place = at.get(process, -1)
         doing = f" at {pictures.path(place)}" if place >= 0 else ""
-        return Error(
+        return DataError(
             f"decoding: worker process {process} of {workers} was killed{doing}, as the system does where memory runs "
             "out; lower --workers, then run the same command again"
         )
@@ -299,4 +299,5 @@ def streamed(
         listing.classes,
         listing.fingerprint,
         split(train.part(parts.val, train.labels[parts.val])) if wanted.val else None,
+        listing.names,
     )

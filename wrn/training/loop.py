@@ -14,7 +14,7 @@ from torch import nn
 from wrn import runs
 from wrn.data.batching import Dataset
 from wrn.display import Bar, Log
-from wrn.errors import Error, UsageError
+from wrn.errors import DataError, Error, UsageError
 from wrn.evaluation import evaluate
 from wrn.models.creation import create_model
 from wrn.models.stochastic_depth import skips_blocks
@@ -86,11 +86,17 @@ class Training:
                 self.objective.start_epoch(epoch)
                 if progress.step == 0:  # else its start is past
                     start_epoch(self.optimizer, recipe, epoch)
-                self.train_epoch(epoch, progress, bar)
-                clock = time.perf_counter()
                 judge, split = ("test", self.data.test) if self.data.val is None else ("val", self.data.val)
                 pause = partial(self.pause, progress, f"after epoch {epoch}, before its {judge} error was known")
-                scores = evaluate(self.network, split, execution.autocast, execution.arrange, pause)
+                try:
+                    self.train_epoch(epoch, progress, bar)
+                    clock = time.perf_counter()
+                    scores = evaluate(self.network, split, execution.autocast, execution.arrange, pause)
+                except DataError:
+                    self.take(self.readings.rest(), epoch, progress)
+                    if progress.epoch or progress.step:
+                        self.save(progress)
+                    raise
                 if not math.isfinite(scores.loss):
                     raise self.not_finite(epoch, f"{judge} loss", scores.loss)
                 seconds = progress.wall_seconds + time.perf_counter() - clock
@@ -116,7 +122,7 @@ class Training:
             recipe, seed=self.seed, epoch=epoch, start=progress.step, order=self.objective.order
         )
         passes = Passes(self.objective, self.optimizer, self.execution.graphs)
-        readings = Readings(self.execution.device)
+        self.readings = readings = Readings(self.execution.device)
         clock = time.perf_counter()
         for images, labels in batches:
             set_rates(self.optimizer, recipe, epoch, progress.step / steps)

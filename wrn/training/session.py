@@ -155,7 +155,7 @@ def _prepared(
         )
     master = teacher_of(recipe, teacher, data)
     keep_every = keep_every or (run.env.get("keep_every") if begun else None)
-    made_by = environment(execution.to_dict(), execution.gpu, keep_every)
+    made_by = environment(execution.to_dict(), execution.gpu, keep_every) | {"data": data.fingerprint}
     identity = _identity(recipe, seed, data, master)
     training = Training(recipe, run, seed, data, execution, log, keep_every, master, identity, made_by)
     training.prepare()
@@ -164,7 +164,7 @@ def _prepared(
 
 def _identity(recipe: Recipe, seed: int, data: Dataset, teacher: nn.Module | None) -> dict[str, Any]:
     """What a checkpoint must share to be continued."""
-    identity: dict[str, Any] = {"recipe": recipe.hash, "seed": seed, "data": data.fingerprint}
+    identity: dict[str, Any] = {"recipe": recipe.hash, "seed": seed, "data": data.names or data.fingerprint}
     identity["preprocess"] = data.preprocess.constants()
     if teacher is not None:
         identity["teacher"] = weights.digest(bare(teacher).state_dict())
