@@ -112,6 +112,7 @@ def test_the_catalogue_decides_augmentation():
         ({"lr": float("nan")}, "positive"),
         ({"augment": "mixup"}, "flip-crop, v1, imagenet, none"),
         ({"milestones": (0,)}, "counted from 1"),
+        ({"milestones": (5, 3)}, "in their order"),
         ({"momentum": 0.0}, "nesterov"),
         ({"image_size": 4}, "at least 5"),
     ],

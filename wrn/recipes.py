@@ -349,8 +349,10 @@ def _check(recipe: Recipe) -> None:
         "lr": (0.0 < recipe.lr < float("inf"), "a positive number"),
         "lr_decay": (0.0 < recipe.lr_decay <= 1.0, "a factor in (0, 1]"),
         "milestones": (
-            all(m >= 1 for m in recipe.milestones) and (recipe.schedule == "steps" or not recipe.milestones),
-            "epochs counted from 1; with one-cycle none",
+            all(m >= 1 for m in recipe.milestones)
+            and list(recipe.milestones) == sorted(recipe.milestones)
+            and (recipe.schedule == "steps" or not recipe.milestones),
+            "epochs counted from 1, in their order; with one-cycle none",
         ),
         "warmup": (0.0 < recipe.warmup < 1.0, "a share in (0, 1)"),
         "bn_window": (0.0 <= recipe.bn_window < 1.0, "a share in [0, 1)"),

@@ -135,8 +135,8 @@ BENCH_COMMANDS = {
 
 
 def _tell(found: dict[str, Any], out: str | None, json: bool) -> None:
+    print(jsonlib.dumps(found) if json else markdown(found), flush=True)  # before the disk may refuse it
     if out is not None:
         from wrn.files import write_json
 
         write_json(Path(out), found)
-    print(jsonlib.dumps(found) if json else markdown(found))
