@@ -142,6 +142,22 @@ def test_predict_command(run, scans, run_wrn, tmp_path):
     ]
 
 
+def test_pictures_that_cannot_be_read_are_named_and_the_others_answered(run, scans, run_wrn, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no picture")
+    words = ("predict", run.path, "a.png", scans[3], "b.png", scans[7])
+    code, out, err = run_wrn(*words)
+    assert code == 1
+    assert ("3.png" in out, "7.png" in out, "a.png" in out) == (True, True, False)
+    assert err.startswith("wrn: error: 2 of 4 pictures have no answer: a.png: is no picture (")
+    assert "; b.png: is no picture (" in err
+    code, out, _ = run_wrn(*words, "--json")
+    assert code == 1
+    assert [(line["image"], "error" in line, "classes" in line) for line in json.loads(out)] == [
+        ("a.png", True, False), (str(scans[3]), False, True), ("b.png", True, False), (str(scans[7]), False, True)
+    ]  # fmt: skip
+
+
 def test_eval_on_another_data_set_with_known_classes(run, run_wrn, tmp_path):
     """Two of the ten classes, by name, in another order of labels."""
     scans = load_digits()

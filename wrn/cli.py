@@ -132,18 +132,20 @@ def predict(
     json: Json = False,
 ) -> None:
     """Classify picture files with a finished run: the likeliest classes with their probabilities."""
-    from wrn.prediction import top_classes
+    from wrn.prediction import must_be_pictures, top_classes
 
     if not images:
         raise UsageError("wrn predict: no pictures named; add files or folders after the run")
     found = top_classes(run, images, top, device, optimize)
+    answered = [line for line in found if "classes" in line]
     if json:
         print(jsonlib.dumps(found))
-        return
-    table = _table("image", *(f"{place}." for place in range(1, len(found[0]["classes"]) + 1)))
-    for line in found:
-        table.add_row(line["image"], *(f"{each['class']} {each['probability']:.1%}" for each in line["classes"]))
-    _print(table)
+    elif answered:
+        table = _table("image", *(f"{place}." for place in range(1, len(answered[0]["classes"]) + 1)))
+        for line in answered:
+            table.add_row(line["image"], *(f"{each['class']} {each['probability']:.1%}" for each in line["classes"]))
+        _print(table)
+    must_be_pictures(found)
 
 
 def list_(

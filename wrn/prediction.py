@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate, evaluating
 from wrn.hardware import allow_tf32
 from wrn.inference import fastest
+from wrn.native.library import floats
 from wrn.training.precision import choose, known_device
 
 
@@ -79,13 +81,14 @@ class TrainedModel(nn.Module):
             images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: must be at least 1")
-        device = next(self.parameters()).device
-        probabilities = []
+        parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        return torch.cat([floats(0, len(self.classes)), *(self._answers(self._pixels(part)) for part in parts)])
+
+    def _answers(self, pixels: Tensor) -> Tensor:
+        """Class probabilities of (N, H, W, 3) in 0..255."""
+        pixels = pixels.to(next(self.parameters()).device).permute(0, 3, 1, 2)
         with evaluating(self):
-            for start in range(0, len(images), batch_size):
-                pixels = self._pixels(images[start : start + batch_size]).to(device).permute(0, 3, 1, 2)
-                probabilities.append(self(pixels / 255).softmax(1).float().cpu())
-        return torch.cat(probabilities) if probabilities else torch.empty(0, len(self.classes))
+            return self(pixels / 255).softmax(1).float().cpu()
 
     def _pixels(self, images: Any) -> Tensor:
         """(N, H, W, 3) in 0..255."""
@@ -145,7 +148,8 @@ def top_classes(
 ) -> list[dict[str, Any]]:
     """For each picture file the `top` likeliest classes: [{image, classes: [{class, probability}, …]}, …].
 
-    A folder among `images` stands for the pictures in it and below, by their names' endings.
+    A folder among `images` stands for the pictures in it and below, by their names' endings. A file that is no good
+    picture has `error` instead of `classes`; see `must_be_pictures`.
     """
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
@@ -153,17 +157,43 @@ def top_classes(
         raise UsageError(f"{run}: is a picture; name the run first: wrn predict RUN IMAGE")
     images = [file for image in images for file in _files(image)]
     model = load(run, device or choose().device, optimize=optimize)
-    probabilities, indices = model.predict(images).topk(min(top, len(model.classes)))
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256]
+        with ThreadPoolExecutor() as threads, torch.inference_mode():
+            made = list(threads.map(partial(_attempt, model), part))
+            pixels = [each for each in made if isinstance(each, Tensor)]
+            answers = iter(model._answers(torch.stack(pixels))) if pixels else iter(())
+        for image, each in zip(part, made, strict=True):
+            told = {"error": each} if isinstance(each, str) else {"classes": _likeliest(model, next(answers), top)}
+            found.append({"image": str(image), **told})
+    return found
+
+
+def _attempt(model: TrainedModel, image: str) -> Tensor | str:
+    """Its pixels, or why there are none."""
+    try:
+        return model._picture(image)
+    except Error as error:
+        return str(error)
+
+
+def _likeliest(model: TrainedModel, probabilities: Tensor, top: int) -> list[dict[str, Any]]:
+    found, indices = probabilities.topk(min(top, len(model.classes)))
     return [
-        {
-            "image": str(image),
-            "classes": [
-                {"class": model.classes[index], "probability": round(probability, 6)}
-                for index, probability in zip(row_indices, row, strict=True)
-            ],
-        }
-        for image, row_indices, row in zip(images, indices.tolist(), probabilities.tolist(), strict=True)
+        {"class": model.classes[index], "probability": round(probability, 6)}
+        for probability, index in zip(found.tolist(), indices.tolist(), strict=True)
     ]
+
+
+def must_be_pictures(found: Sequence[dict[str, Any]]) -> None:
+    """Raise wrn.Error naming what in `top_classes` had no answer."""
+    wrong = [line["error"] for line in found if "error" in line]
+    if len(wrong) > 1:
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise Error(f"{len(wrong)} of {len(found)} pictures have no answer: {'; '.join(wrong[:10])}{more}")
+    if wrong:
+        raise Error(wrong[0])
 
 
 def _files(image: str) -> list[str]:

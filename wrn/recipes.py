@@ -193,6 +193,8 @@ def _named(name: str, model: str, data: str) -> Recipe:
     named, known = RECIPES[name], entry(data).recipe
     if not named.of_the_paper:  # the data's own treatment alone, for one does not mirror digits
         known = {field: known[field] for field in ("image_size", "preprocess", "augment") if field in known}
+        if data.startswith("folder:"):  # whose pictures can be treated in any way
+            known = {field: value for field, value in known.items() if field not in named.fields}
     fields = {"recipe": name, "model": model, "data": data, **named.fields, **known, **named.on.get(data, {})}
     return Recipe.from_dict(fields | _possible_sampling(vars(Recipe()) | fields))
 

@@ -211,9 +211,11 @@ def test_a_folder_for_testing_alone(pictures):
 
 def test_what_is_left_out_is_said(pictures, capsys):
     (pictures / "train" / "one" / "scan.heic").write_bytes(b"x")
+    (pictures / "train" / "lost.png").write_bytes(b"x")
     wrn.dataset(f"folder:{pictures}")
     assert (
-        "left out 1 files that are no pictures by their names, such as train/one/scan.heic" in capsys.readouterr().err
+        "left out what lies in no class or is no picture by its name: 2, such as train/lost.png"
+        in capsys.readouterr().err
     )
 
 

@@ -67,7 +67,9 @@ class Folder:
                 continue
             if stamp is None and len(parts) == 2:
                 classes[parts[0]].setdefault(parts[1], [])  # a class folder; empty until pictures are seen in it
-            elif stamp is not None and len(parts) >= 3:
+            elif stamp is not None and len(parts) == 2:
+                left_out.append(name)  # it is in no class
+            elif stamp is not None:
                 of_class = classes[parts[0]].setdefault(parts[1], [])
                 if PurePosixPath(name).suffix.lower() in pictures.SUFFIXES:
                     of_class.append(Picture(parts[0], parts[1], name))
@@ -75,7 +77,7 @@ class Folder:
                     left_out.append(name)
         what = f"folder:{self.path}"
         self.remarks = [
-            f"{what}: left out {len(left_out)} files that are no pictures by their names, such as {name}"
+            f"{what}: left out what lies in no class or is no picture by its name: {len(left_out)}, such as {name}"
             for name in left_out[:1]
         ]
         if not classes["train"] and not classes["test"]:
