@@ -157,9 +157,12 @@ def test_what_makes_no_sense_is_told(words, says, run_wrn):
     assert (code, says in err) == (2, True), err
 
 
-def test_a_folder_without_pictures_is_told(run_wrn, tmp_path):
+def test_a_folder_without_good_pictures_is_told(run_wrn, tmp_path):
     code, _, err = run_wrn("bench", "stream", tmp_path)
     assert (code, err) == (
         1,
         f"wrn: error: {tmp_path}: no pictures there; name a folder of some, such as ImageNet's val/\n",
     )
+    (tmp_path / "a.png").write_text("no picture")
+    code, _, err = run_wrn("bench", "stream", tmp_path)
+    assert (code, f"{tmp_path / 'a.png'}: is no picture" in err) == (1, True), err

@@ -27,5 +27,6 @@ def unknown(kind: str, given: str, known: Iterable[str], hint: str = "") -> Usag
     """The error for a name that is not among `known`, with the nearest ones."""
     known = list(known)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+    some = ", ".join(known) if len(known) <= 20 else f"{', '.join(known[:3])} and {len(known) - 3} more (wrn list)"
+    advice = f"did you mean {' or '.join(near)}?" if near else f"known are {some}"
     return UsageError(f"{kind} {given!r}: no such {kind}; {advice}{hint}")

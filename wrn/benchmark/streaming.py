@@ -16,13 +16,14 @@ from wrn.benchmark import baselines
 from wrn.benchmark.timing import machine
 from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from wrn.data.paths import Files
-from wrn.data.pictures import SUFFIXES
+from wrn.data.pictures import SUFFIXES, opened
 from wrn.data.preprocess import MeanStd
 from wrn.data.streaming import Pictures, Streamed
-from wrn.errors import MissingError, UsageError
+from wrn.errors import Error, MissingError, UsageError
 from wrn.training.precision import choose
 
 BATCH, SIZE = 64, 224
+MOST = 2000  # pictures that are read, of all that there are
 LENGTH = 1_000_000  # pictures in an epoch: more than a round can ask for
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -46,6 +47,12 @@ def bench_streaming(folder: str, workers: tuple[int, ...], rounds: int = 5, turn
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not names:
         raise MissingError(f"{folder}: no pictures there; name a folder of some, such as ImageNet's val/")
+    names = names[:: -(-len(names) // MOST)]
+    for name in names:
+        try:
+            opened(root / name, lambda _: None)
+        except (Error, OSError) as error:
+            raise Error(f"{root / name}: {error}; replace or remove it") from error
     choose("cpu").apply()
     contestants = {"wrn": ours, "torchvision": baselines.torchvision_streamed}
     if not find_spec("torchvision"):
