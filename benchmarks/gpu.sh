@@ -57,7 +57,12 @@ wrn() { # a step of our own command
 }
 
 bench=$out/runs/bench/$device # where `wrn report` looks
-if [ "$device" != cpu ]; then step tests "$python" -m pytest -q -o addopts= -o filterwarnings= -m gpu tests/test_gpu.py; fi
+pytest() { # what needs little time first: compiling takes most
+    [ "$device" = cpu ] || step "$1" "$python" -m pytest -q -o addopts= -o filterwarnings= -m gpu tests/test_gpu.py -k "$2"
+}
+pytest tests "not compiled and not graphs_train"
+pytest tests-graphs "graphs_train and False"
+pytest tests-compiled "compiled or graphs_train and True"
 for model in wrn-28-10 wrn-40-4 wrn-16-4; do
     wrn "train-$model" bench train "$model" --compare --device "$device" --out "$bench/train-$model.json"
     if [ -e "$out/train-$model.failed" ]; then # another's loop did not work there

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 import wrn
 from wrn.data.loader import Resident
+from wrn.training.optim import set_rates
 from wrn.training.passes import Passes
 from wrn.training.precision import choose
 from wrn.training.readings import Readings
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_trains_on_the_gpu_and_is_used_on_the_cpu(tmp_path, precision):
-    recipe = wrn.recipe("wrn-10-2", data="digits", epochs=6, augment="flip-crop", dropout=0.1)
+    recipe = wrn.recipe("wrn-10-2", data="digits", epochs=6, batch_size=32, augment="flip-crop", dropout=0.1)
     run = wrn.train(recipe, tmp_path / "run", device="cuda", precision=precision, quiet=True)
     assert run.result["test_error"] < 15
     assert run.metrics[-1]["peak_memory"] > 0
@@ -45,6 +46,7 @@ def test_low_memory_takes_less_and_changes_nothing_beyond_rounding(memory, preci
     for way in ("normal", memory):
         execution = choose("cuda", precision, memory=way)
         execution.apply()
+        torch.backends.cudnn.benchmark = False  # which would choose other convolutions each time
         network = execution.place(wrn.network_of(recipe, 10, seed=0).to(kind)).train()
         learnt, before = wrn.objective(network, recipe, autocast=execution.autocast), torch.cuda.memory_allocated()
         loss, _ = learnt(execution.arrange(images.to(kind)), labels)
@@ -90,6 +92,7 @@ def test_no_step_waits_for_the_gpu(name, graphs):
     learnt = wrn.objective(network, recipe, samples=len(data.train), autocast=execution.autocast)
     optimizer = wrn.optimizer(network, recipe)
     learnt.start_epoch(1)
+    set_rates(optimizer, recipe, 10)  # one cycle begins at rate 0
     passes = Passes(learnt, optimizer, graphs)
     readings, losses = Readings("cuda"), []
     batches = data.train.batches(recipe, seed=0, epoch=1, order=learnt.order)

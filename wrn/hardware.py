@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wrn.errors import Error
 
@@ -39,8 +39,11 @@ def allow_tf32(device: "str | torch.device", allowed: bool) -> None:
 
     if torch.device(device).type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-        # To cuDNN "not allowed" by the older name means "as all of torch is set to"; torch has no types for the newer
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
+        # To cuDNN "not allowed" by the older name means "as all of torch is set to"; torch has no types for the newer.
+        # Recurrent networks' too, or torch refuses to tell the older name's value
+        cudnn: Any = torch.backends.cudnn
+        for kind in (cudnn.conv, cudnn.rnn):
+            kind.fp32_precision = "tf32" if allowed else "ieee"
 
 
 @contextmanager
@@ -54,12 +57,13 @@ def tf32(device: "str | torch.device", allowed: bool) -> Iterator[None]:
     cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
     # The newer names can be read whichever were used to set them
     convolutions, products = cudnn.conv.fp32_precision, cublas.fp32_precision  # type: ignore[attr-defined]
+    recurrent = cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
     allow_tf32(device, allowed)
     try:
         yield
     finally:
         cudnn.allow_tf32, cublas.allow_tf32 = convolutions == "tf32", products == "tf32"
-        cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = convolutions, recurrent  # type: ignore[attr-defined]
 
 
 # The last is oneDNN's, which says "primitive descriptor" where it cannot do something at all

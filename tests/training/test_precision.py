@@ -69,6 +69,7 @@ def test_tf32_is_what_it_is_said_to_be_and_on_cpus_left_alone():
     """Settings alone, which a CPU has too; what they do is for a GPU to show (test_gpu)."""
     flags = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before, of_all = [each.fp32_precision for each in flags], torch.backends.fp32_precision
+    recurrent, older = torch.backends.cudnn.rnn.fp32_precision, torch.backends.cudnn.allow_tf32
 
     def allowed():
         return [each.fp32_precision == "tf32" for each in flags]
@@ -80,7 +81,9 @@ def test_tf32_is_what_it_is_said_to_be_and_on_cpus_left_alone():
         allow_tf32("cuda", True)
         with tf32("cuda", False):
             assert allowed() == [False, False]
+            assert torch.backends.cudnn.allow_tf32 is False, "and torch can tell, as it must to export"
         assert allowed() == [True, True], "for the backward pass"
+        assert torch.backends.cudnn.allow_tf32 is True
         torch.backends.cudnn.allow_tf32 = False
         with tf32("cuda", True):
             assert allowed() == [True, True]
@@ -92,5 +95,7 @@ def test_tf32_is_what_it_is_said_to_be_and_on_cpus_left_alone():
         assert allowed() == [False, False], "for the backward pass"
     finally:
         torch.backends.fp32_precision = of_all
+        torch.backends.cudnn.allow_tf32 = older
         for each, value in zip(flags, before, strict=True):
             each.fp32_precision = value
+        torch.backends.cudnn.rnn.fp32_precision = recurrent

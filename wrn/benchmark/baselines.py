@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 if TYPE_CHECKING:
     from wrn.benchmark.timing import Contestant
@@ -80,15 +80,22 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 class Transformed(Dataset[tuple[Any, int]]):
-    """Pictures as PIL has them, through a `transform` of a library's own."""
+    """Pictures as PIL has them, through a `transform` of a library's own; `length`: again and again, up to so many."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable[[Image.Image], Any] | None) -> None:
-        self.images, self.labels, self.transform = images, labels, transform
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        transform: Callable[[Image.Image], Any] | None,
+        length: int | None = None,
+    ) -> None:
+        self.images, self.labels, self.transform, self.length = images, labels, transform, length or len(labels)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.length
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        index %= len(self.labels)
         image = Image.fromarray(self.images[index])
         return (self.transform(image) if self.transform else image), int(self.labels[index])
 
@@ -107,6 +114,7 @@ class Opened(Dataset[tuple[Any, int]]):
             return self.transform(Image.open(file).convert("RGB")), 0
 
 
+LONG = 1_000_000  # images in an epoch: its workers begin anew with each
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -147,7 +155,7 @@ def torchvision_streamed(
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     made = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
     paths = [f"{root}/{name}" for name in names]
-    places = torch.arange(len(paths)).repeat(-(-1_000_000 // len(paths)))  # its workers begin anew with each epoch
+    places = torch.arange(len(paths)).repeat(-(-LONG // len(paths)))
     places = places[torch.randperm(len(places))] if training else places
     return _endless(DataLoader(Opened(paths, made), batch_size, sampler=places.tolist(), num_workers=workers))
 
@@ -157,7 +165,7 @@ def timm_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, worker
     from timm.data import create_loader
 
     loader = create_loader(
-        Transformed(images, labels, None),
+        Transformed(images, labels, None, length=LONG),
         (3, *images.shape[1:3]),
         batch_size,
         is_training=True,
@@ -177,7 +185,7 @@ def _loaded(pictures: Dataset[Any], batch_size: int, workers: int) -> Batches:
         DataLoader(
             pictures,
             batch_size,
-            shuffle=True,
+            sampler=RandomSampler(pictures, num_samples=LONG),  # type: ignore[arg-type]
             num_workers=workers,
             drop_last=True,
             persistent_workers=workers > 0,

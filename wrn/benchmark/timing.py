@@ -78,15 +78,21 @@ def as_ours(step: Contestant) -> Contestant:
     return timed
 
 
-def as_usual(step: Contestant, device: str) -> Contestant:
-    """The step in a process as it begins: glibc's memory, and cuDNN, but not cuBLAS, free to round to TF32."""
+def as_usual(step: Contestant, device: str, search: bool = False) -> Contestant:
+    """The step in a process as it begins: glibc's memory, and cuDNN, but not cuBLAS, free to round to TF32.
+
+    `search`: cuDNN looks for the fastest convolutions, as it does in a loop that was tuned.
+    """
 
     def timed() -> None:
         free_memory_as_usual()
+        searched = torch.backends.cudnn.benchmark
         with tf32(device, False):
             if torch.device(device).type == "cuda":
                 torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = search
             step()
+        torch.backends.cudnn.benchmark = searched
 
     return timed
 

@@ -84,7 +84,7 @@ def _rows(recipe: Recipe, execution: Execution, rounds: int, compare: bool) -> l
     contestants = {name: as_ours(ours(recipe, execution, network, endless(split, recipe)))}
     if compare:
         for name, each in usual_loops(recipe, execution.device, split).items():
-            contestants[name] = as_usual(each, execution.device)
+            contestants[name] = as_usual(each, execution.device, search=name != USUAL)
     rows = compared(recipe.model, recipe.batch_size, alternate(contestants, rounds, device=execution.device))
     own = rows[0]
     if execution.device == "cpu":

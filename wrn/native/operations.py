@@ -41,7 +41,7 @@ def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
     """ReLU after BN, (N, C, H, W) -> the same."""
     if not (isinstance(bn, nn.BatchNorm2d) and _is_plain(bn, x)):
         return F.relu(bn(x))
-    if not _fits(x):
+    if not (_fits(x) and bn.weight.dtype == torch.float32):
         return recomputation.bn_relu(bn, x) if bn.training and recomputation.keeps_little() else F.relu(bn(x))
     if bn.training:
         return bn_relu_and_x(bn, x)[0]
@@ -52,7 +52,13 @@ def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
 
 def bn_relu_and_x(bn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """ReLU after BN, and x again, for a shortcut, so that the gradients of both meet in one pass."""
-    if isinstance(bn, nn.BatchNorm2d) and bn.training and _fits(x) and _is_plain(bn, x):
+    if (
+        isinstance(bn, nn.BatchNorm2d)
+        and bn.training
+        and _fits(x)
+        and _is_plain(bn, x)
+        and bn.weight.dtype == torch.float32
+    ):
         y, x = _BnRelu.apply(x, bn.weight, bn.bias, bn, getattr(x, "statistics", None))
         return y, x
     return bn_relu(bn, x), x
@@ -75,7 +81,7 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
         return conv(x)
     if _is_enabled_for(x) and conv.bias is None and winograd.fits(conv, x):
         return winograd.conv2d(conv, x)
-    if _enabled.get() == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
+    if _kind() == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
         y: Tensor = _Conv.apply(x, conv.weight, conv, recomputation.source_of(x))
         return y
     if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 8 and conv.bias is None:
@@ -85,8 +91,13 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     return recomputation.conv2d(conv, x) if plain and recomputation.keeps_little() else conv(x)
 
 
+def _kind() -> Kind | None:
+    """What is enabled: nothing in compiled code, in which torch 2.11 cannot read it."""
+    return None if torch.compiler.is_compiling() else _enabled.get()
+
+
 def _is_enabled_for(x: Tensor) -> bool:
-    return x.dtype in KINDS and KINDS[x.dtype] == _enabled.get()
+    return x.dtype in KINDS and KINDS[x.dtype] == _kind()
 
 
 def _fits(x: Tensor) -> bool:
@@ -112,10 +123,10 @@ def _has_gradient_of_ours(conv: nn.Conv2d) -> bool:
 
 
 def _is_plain(bn: nn.BatchNorm2d, x: Tensor) -> bool:
-    """It keeps running averages as is usual, in fp32, nobody looks at its output, and torch would not refuse x."""
+    """It keeps running averages as is usual, nobody looks at its output, and torch would not refuse x."""
     usual = bn.affine and bn.track_running_stats and bn.momentum is not None
     usual = usual and x.shape[1] == bn.num_features and x.numel() > x.shape[1]
-    return usual and bn.weight.dtype == torch.float32 and not _is_watched(bn)
+    return usual and not _is_watched(bn)
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -32,12 +32,17 @@ def using(memory: Memory) -> Iterator[None]:
 
 def keeps_little() -> bool:
     """Whether what BN-ReLU gives is to be computed again."""
-    return _memory.get() == "low" and torch.is_grad_enabled()
+    return _now() == "low" and torch.is_grad_enabled()
+
+
+def _now() -> Memory:
+    """What is set; in compiled code, which keeps what it likes and in torch 2.11 cannot read this, nothing."""
+    return "normal" if torch.compiler.is_compiling() else _memory.get()
 
 
 def block(run: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Tensor:
     """`run(x)`, the pass through a `module`; where memory is lowest it is made again in the backward pass."""
-    if _memory.get() != "lowest" or not torch.is_grad_enabled():
+    if _now() != "lowest" or not torch.is_grad_enabled():
         return run(x)
     # The backward pass runs outside of what surrounds us, on a GPU in another thread
     around = contextvars.copy_context()

@@ -54,7 +54,7 @@ class _Graph:
 
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images.clone(), labels.clone()
-        stream = _stream_of(images.device)
+        usual, stream = torch.cuda.current_stream(images.device), _stream_of(images.device)
         self.graph = torch.cuda.CUDAGraph()
         optimizer.zero_grad()  # the graph's gradients are in memory of its own
         try:  # what other threads ask of the GPU, such as those that load data, is none of the graph's
@@ -63,10 +63,12 @@ class _Graph:
                 torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"),
             ):
                 self.found = passes(objective, optimizer, self.images, self.labels)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            raise Error(f"--graphs: {str(error).strip().splitlines()[0]}; leave the option out") from error
+            torch.cuda.set_stream(usual)  # which torch 2.11 leaves to us
+            cause = error.__context__ or error  # to end a recording that failed fails too
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from error
+            raise Error(f"--graphs: {str(cause).strip().splitlines()[0]}; leave the option out") from error
 
     def replay(self, images: Tensor, labels: Tensor) -> Found:
         self.images.copy_(images)
