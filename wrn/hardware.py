@@ -38,10 +38,10 @@ def allow_tf32(device: "str | torch.device", allowed: bool) -> None:
     import torch
 
     if torch.device(device).type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-        # To cuDNN "not allowed" by the older name means "as all of torch is set to"; torch has no types for the newer.
-        # Recurrent networks' too, or torch refuses to tell the older name's value
-        cudnn: Any = torch.backends.cudnn
+        cudnn: Any = torch.backends.cudnn  # whose newer names have no types
+        cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+        # To cuDNN "not allowed" by the older name means "as all of torch is set to". Recurrent networks' is set too, or
+        # torch refuses to tell the older name's value
         for kind in (cudnn.conv, cudnn.rnn):
             kind.fp32_precision = "tf32" if allowed else "ieee"
 
@@ -54,16 +54,16 @@ def tf32(device: "str | torch.device", allowed: bool) -> Iterator[None]:
     if torch.device(device).type != "cuda":
         yield
         return
-    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    cublas: Any = torch.backends.cuda.matmul
     # The newer names can be read whichever were used to set them
-    convolutions, products = cudnn.conv.fp32_precision, cublas.fp32_precision  # type: ignore[attr-defined]
-    recurrent = cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+    convolutions, recurrent, products = (each.fp32_precision for each in (cudnn.conv, cudnn.rnn, cublas))
     allow_tf32(device, allowed)
     try:
         yield
     finally:
         cudnn.allow_tf32, cublas.allow_tf32 = convolutions == "tf32", products == "tf32"
-        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = convolutions, recurrent  # type: ignore[attr-defined]
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = convolutions, recurrent
 
 
 # The last is oneDNN's, which says "primitive descriptor" where it cannot do something at all

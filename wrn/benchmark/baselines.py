@@ -110,8 +110,8 @@ class Opened(Dataset[tuple[Any, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        with open(self.paths[index], "rb") as file:  # noqa: PTH123
-            return self.transform(Image.open(file).convert("RGB")), 0
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), 0
 
 
 LONG = 1_000_000  # images in an epoch: its workers begin anew with each
@@ -180,12 +180,12 @@ def timm_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, worker
     return _endless(loader)
 
 
-def _loaded(pictures: Dataset[Any], batch_size: int, workers: int) -> Batches:
+def _loaded(pictures: Any, batch_size: int, workers: int) -> Batches:
     return _endless(
         DataLoader(
             pictures,
             batch_size,
-            sampler=RandomSampler(pictures, num_samples=LONG),  # type: ignore[arg-type]
+            sampler=RandomSampler(pictures, num_samples=LONG),
             num_workers=workers,
             drop_last=True,
             persistent_workers=workers > 0,

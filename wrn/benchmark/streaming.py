@@ -2,17 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import wrn
-from wrn.benchmark import baselines
+from wrn.benchmark.baselines import LONG, Batches, torchvision_streamed
 from wrn.benchmark.timing import machine
 from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from wrn.data.paths import Files
@@ -24,9 +23,6 @@ from wrn.training.precision import choose
 
 BATCH, SIZE = 64, 224
 MOST = 2000  # pictures that are read, of all that there are
-LENGTH = 1_000_000  # pictures in an epoch: more than a round can ask for
-
-Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def bench_streaming(folder: str, workers: tuple[int, ...], rounds: int = 5, turn: float = 3.0) -> dict[str, Any]:
@@ -54,7 +50,7 @@ def bench_streaming(folder: str, workers: tuple[int, ...], rounds: int = 5, turn
         except (Error, OSError) as error:
             raise Error(f"{root / name}: {error}; replace or remove it") from error
     choose("cpu").apply()
-    contestants = {"wrn": ours, "torchvision": baselines.torchvision_streamed}
+    contestants = {"wrn": ours, "torchvision": torchvision_streamed}
     if not find_spec("torchvision"):
         del contestants["torchvision"]
     rows: list[dict[str, Any]] = []
@@ -71,7 +67,7 @@ def ours(root: str, names: Sequence[str], batch_size: int, size: int, workers: i
     """From the package's own loader."""
     joined = np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
     files = Files.of(joined, np.zeros(len(names), np.int64))
-    files = files.part(np.arange(LENGTH) % len(names), np.zeros(LENGTH, np.int64))
+    files = files.part(np.arange(LONG) % len(names), np.zeros(LONG, np.int64))
     recipe = wrn.recipe("wrn-16-2", data="imagenet", batch_size=batch_size)
     preprocess = MeanStd(IMAGENET_MEAN, IMAGENET_STD)
     split = Streamed(Pictures(root, files, size), torch.from_numpy(files.labels), preprocess, workers, recipe)

@@ -24,7 +24,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
         highest, handles, judges = 0.0, [], set()
         for color, (name, lines) in zip(_colors(len(runs)), runs.items(), strict=True):
             epochs, losses = ([line[what] for line in lines] for what in ("epoch", "train_loss"))
-            judge = "test" if lines[0]["test_error"] is not None else "val"
+            judge, word = ("val", "validation") if lines[0]["test_error"] is None else ("test", "test")
             errors = [line[f"{judge}_error"] for line in lines]
             marker = "." if len(epochs) < 30 else ""
             loss_axis.plot(epochs, losses, "--", color=COLORS[1] if alone else color, marker=marker, linewidth=1)
@@ -32,7 +32,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
                 epochs, errors, color=color, marker=marker, linewidth=1.4, label=f"{name}: {errors[-1]:.2f}%"
             )
             handles.append(drawn)
-            judges.add({"test": "test", "val": "validation"}[judge])
+            judges.add(word)
             # The first epochs' errors would press all others together, as the paper's own axis knows
             highest = max(highest, *errors[len(errors) // 10 :])
             drops = [after["epoch"] for before, after in pairwise(lines) if before.get("lr") != after.get("lr")]
