@@ -1,7 +1,7 @@
 """A trained network prepared for inference: BN folded where the order of layers allows it, bf16, weights laid out once.
 
-ReLU and the block's sum are fused into the convolution: by oneDNN, one call per layer, or in fp32 by kernels of our
-own, one call for the network.
+ReLU and the block's sum are fused into the convolution: by oneDNN, one call per layer, or by kernels of our own, one
+call for the network.
 """
 
 import copy
@@ -9,9 +9,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from wrn.errors import UsageError
 from wrn.files import cache_dir, write_json
 from wrn.folding import foldable, layers_of
 from wrn.hardware import multiplies_bf16
-from wrn.native.library import available
+from wrn.native.library import KINDS, available
 from wrn.native.network import INPUT, Convolution, Layer, Program, ScaleShiftRelu
 from wrn.native.operations import scale_shift_relu
 
@@ -56,31 +56,31 @@ class Folded(nn.Module):
 
 
 class OneDNN:
-    """Layers by oneDNN, a call each. `kind` is the number format of maps and weights; sums within one are fp32."""
+    """Layers by oneDNN, a call each. `dtype`: of maps and weights; sums within one are fp32."""
 
-    def __init__(self, layers: Iterable[Layer], kind: torch.dtype = torch.float32) -> None:
-        self.kind = kind
-        self._layers = [(layer.source, layer.target, _runs(layer, kind)) for layer in layers]
+    def __init__(self, layers: Iterable[Layer], dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self._layers = [(layer.source, layer.target, _runs(layer, dtype)) for layer in layers]
 
     def __call__(self, x: Tensor) -> Tensor:
         """The last layer's output for images (N, C, H, W), averaged over positions: (N, C'), float32."""
-        maps = {INPUT: x.to(self.kind, memory_format=torch.channels_last)}
+        maps = {INPUT: x.to(self.dtype, memory_format=torch.channels_last)}
         for source, target, run in self._layers:
             maps[target] = run(maps[source], maps.get(target))
         return maps[target].mean(dim=(2, 3), dtype=torch.float32)
 
 
-def _runs(layer: Layer, kind: torch.dtype) -> Callable[[Tensor, Tensor | None], Tensor]:
+def _runs(layer: Layer, dtype: torch.dtype) -> Callable[[Tensor, Tensor | None], Tensor]:
     """What computes the layer, from its source and what its target holds."""
     if isinstance(layer, Convolution):
-        return _Convolution(layer, kind)
-    return _ScaleShiftRelu(layer, kind) if isinstance(layer, ScaleShiftRelu) else _max_pool
+        return _Convolution(layer, dtype)
+    return _ScaleShiftRelu(layer, dtype) if isinstance(layer, ScaleShiftRelu) else _max_pool
 
 
 class _ScaleShiftRelu:
-    def __init__(self, layer: ScaleShiftRelu, kind: torch.dtype) -> None:
+    def __init__(self, layer: ScaleShiftRelu, dtype: torch.dtype) -> None:
         self.scale, self.shift = layer.scale, layer.shift
-        self.native = available("bf16" if kind == torch.bfloat16 else "fp32") and len(self.scale) % 16 == 0
+        self.native = available("bf16" if dtype == torch.bfloat16 else "fp32") and len(self.scale) % 16 == 0
 
     def __call__(self, x: Tensor, _: Tensor | None) -> Tensor:
         if self.native:
@@ -95,9 +95,9 @@ def _max_pool(x: Tensor, _: Tensor | None) -> Tensor:
 class _Convolution:
     """Laid out for the first 8 sizes of x."""
 
-    def __init__(self, layer: Convolution, kind: torch.dtype) -> None:
-        self.weight = layer.weight.to(kind, memory_format=torch.channels_last)
-        self.bias, self.adds, self.relu = None if layer.bias is None else layer.bias.to(kind), layer.adds, layer.relu
+    def __init__(self, layer: Convolution, dtype: torch.dtype) -> None:
+        self.weight = layer.weight.to(dtype, memory_format=torch.channels_last)
+        self.bias, self.adds, self.relu = None if layer.bias is None else layer.bias.to(dtype), layer.adds, layer.relu
         self.geometry = ([layer.weight.shape[2] // 2] * 2, [layer.stride] * 2, [1, 1], 1)
         self.laid_out: dict[torch.Size, Tensor] = {}
 
@@ -146,29 +146,66 @@ class _Rounded(nn.Module):
         return found.float()
 
 
+_WORTH_TWO = 1.15  # what one form must be slower than the better of two
+
+
+class BySize(nn.Module):
+    """One form of a network for up to `most` images at a time, another for more; `names` says which."""
+
+    def __init__(self, few: nn.Module, many: nn.Module, names: tuple[str, str], most: int) -> None:
+        super().__init__()
+        self.few, self.many, self.names, self.most = few, many, names, most
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = (self.few if len(x) <= self.most else self.many)(x)
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        found: Tensor = (self.few if len(x) <= self.most else self.many).features(x)  # type: ignore[operator]
+        return found
+
+    def how(self, count: int) -> str:
+        """The form that so many images at a time get."""
+        return self.names[count > self.most]
+
+
 def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, str]:
     """The fastest form of the network for inference on its device, and its name: "as it is", "bf16", "folded",
-    "folded bf16", "native".
+    "folded bf16", "native", "native bf16", or two (`BySize`) where few and many images want different ones.
 
     Forms that change the logits of noise by more than 2% are left out. The first time a network of this name is
-    prepared here, all forms are timed, with one image and with 8 to 64 at a time; their order is kept in the cache.
+    prepared here, all forms are timed, with one image and with 8 to 64 at a time; their times are kept in the cache.
     """
     ways, device = _ways(network), next(network.parameters()).device
     noise = torch.randn(64, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         exact = network(noise[:8])
         near = 0.02 * torch.linalg.vector_norm(exact)
-        for how in _by_speed(network, name, ways, noise):
-            candidate = ways[how]()
-            if candidate is network or torch.linalg.vector_norm(candidate(noise[:8]) - exact) <= near:
-                break
-    return candidate, how
+        seconds, size = _times(network, name, ways, noise)
+
+        @cache
+        def form(how: str) -> nn.Module | None:
+            made = ways[how]()
+            return made if made is network or torch.linalg.vector_norm(made(noise[:8]) - exact) <= near else None
+
+        def first(slowness: Callable[[float, float], float]) -> str:
+            return next(how for how in sorted(ways, key=lambda how: slowness(*seconds[how])) if form(how) is not None)
+
+        best, few, many = first(lambda one, more: one * more), first(lambda one, _: one), first(lambda _, more: more)
+        if max(seconds[best][0] / seconds[few][0], seconds[best][1] / seconds[many][1]) < _WORTH_TWO:
+            few = many = best
+        of_few, of_many = form(few), form(many)
+        assert of_few is not None and of_many is not None
+        if few == many:
+            return of_few, few
+        both = BySize(of_few, of_many, (few, many), math.isqrt(size))
+        return both, f"{few} for up to {both.most} images, {many} for more"
 
 
-def _by_speed(
+def _times(
     network: nn.Module, name: str, ways: Mapping[str, Callable[[], nn.Module]], images: Tensor
-) -> Sequence[str]:
-    """The names of the ways, the fastest first."""
+) -> tuple[Mapping[str, tuple[float, float]], int]:
+    """Seconds that each way takes for one image, and for as many as are then said."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     computes = torch.cuda.get_device_name(images.device) if images.is_cuda else processor()
     machine = [str(images.device), computes, torch.get_num_threads(), torch.__version__, torch.cpu.get_capabilities()]
@@ -176,19 +213,20 @@ def _by_speed(
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     kept = cache_dir() / "inference" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        order: list[str] = json.loads(kept.read_text(encoding="utf-8"))["order"]
-        if sorted(order) == sorted(ways):
-            return order
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        found = {how: (float(known["seconds"][how][0]), float(known["seconds"][how][1])) for how in ways}
+        if min(map(min, found.values())) > 0:
+            return found, int(known["size"])
     many = max(8, min(64, int(1 / _seconds(network, images[:1]))))  # about a second's
     one, more = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, math.inf)
     for how in [*ways, *ways]:  # twice, at different times, as the machine may have been busy at one of them
         candidate = ways[how]()  # only this one is held, with weights of its own
         one[how] = min(one[how], _seconds(candidate, images[:1]))
         more[how] = min(more[how], _seconds(candidate, images[:many]))
-    order = sorted(ways, key=lambda how: one[how] * more[how])
+    found = {how: (one[how], more[how]) for how in ways}
     with suppress(OSError):  # a cache that cannot be written costs the time again
-        write_json(kept, {"order": order, "network": name})
-    return order
+        write_json(kept, {"seconds": found, "size": many, "network": name})
+    return found, many
 
 
 def _ways(network: nn.Module) -> dict[str, Callable[[], nn.Module]]:
@@ -199,10 +237,13 @@ def _ways(network: nn.Module) -> dict[str, Callable[[], nn.Module]]:
         ways["bf16"] = lambda: _Rounded(copy.deepcopy(network).to(memory_format=torch.channels_last))
     if foldable(network) and device.type == "cpu" and torch.backends.mkldnn.is_available():
         ways["folded"] = lambda: Folded(network, OneDNN)
-        if available("fp32") and Program.takes(network):
-            ways["native"] = lambda: Folded(network, Program)
         if multiplies_bf16(device):
-            ways["folded bf16"] = lambda: Folded(network, partial(OneDNN, kind=torch.bfloat16))
+            ways["folded bf16"] = lambda: Folded(network, partial(OneDNN, dtype=torch.bfloat16))
+        if Program.takes(network):
+            for dtype, kind in KINDS.items():
+                if available(kind):
+                    name = "native" if kind == "fp32" else "native bf16"
+                    ways[name] = partial(Folded, network, partial(Program, dtype=dtype))
     return ways
 
 

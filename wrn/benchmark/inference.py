@@ -20,7 +20,7 @@ from wrn.benchmark.timing import (
     synchronize,
 )
 from wrn.errors import UsageError
-from wrn.inference import fastest
+from wrn.inference import BySize, fastest
 from wrn.models.names import parse
 from wrn.training.precision import choose
 
@@ -53,7 +53,7 @@ def bench_inference(
             if execution.device == "cpu" and (onnx := _onnx(network, images)):
                 contestants[ONNX] = as_usual(onnx, execution.device)
             rows += compared(model, batch_size, alternate(contestants, rounds))
-            rows[-len(contestants)]["how"] = how
+            rows[-len(contestants)]["how"] = optimised.how(batch_size) if isinstance(optimised, BySize) else how
     best = peaks(execution.device)
     for row in rows:
         if row["contestant"] == OURS:

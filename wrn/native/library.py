@@ -21,9 +21,10 @@ Kind = Literal["bf16", "fp32"]
 Name = Literal["bf16", "fp32", "pictures"]
 
 KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+WIDTHS: dict[Kind, int] = {"bf16": 16, "fp32": 8}  # numbers that the kernels take at a time, as in vectors.h
 
 _SOURCES: dict[Name, tuple[str, ...]] = {
-    "bf16": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "weight_gradient.cpp"),
+    "bf16": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp", "weight_gradient.cpp"),
     "fp32": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp"),
     "pictures": ("pictures.cpp",),
 }

@@ -1,5 +1,6 @@
-"""A network as a list of layers, which `network.cpp` walks through in one call: fp32, on CPUs, without gradients."""
+"""A network as a list of layers, which `network.cpp` walks through in one call: on CPUs, without gradients."""
 
+import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from wrn.errors import UsageError
 from wrn.native import winograd
-from wrn.native.library import floats, library, numbers, pointer
+from wrn.native.library import KINDS, WIDTHS, Kind, floats, library, numbers, pointer
 
 INPUT = -1  # where a layer reads what the network is given; else 0, 1 or 2, a map
-_MAPS = 3
+_MAPS = 4  # of which the network is given one
 _KERNELS = (1, 3, 7)
 _ROOM = 64 << 20  # bytes for all maps; of more images some are computed at a time
 _SCALE_SHIFT_RELU, _CONVOLUTION, _MAX_POOL = range(3)
@@ -64,10 +65,10 @@ class _Row(NamedTuple):
     out: int
     kernel: int
     stride: int
-    weight: int
+    weight: int = -1
     winograd: int = -1
     winograd_step: int = 0
-    bias: int = -1
+    vector: int = -1
     adds: bool = False
     relu: bool = True
     height: int = 0  # of the source, once that is known
@@ -78,22 +79,44 @@ class _Row(NamedTuple):
         return (side + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1
 
 
-class Program:
-    """The layers of a network that it `takes`, run in one call. All their weights lie in one array.
+class _Array:
+    """What lies behind one another in one array of that type."""
 
-    On large enough maps 3x3 convolutions need fewer multiplications (`wrn.native.winograd`).
-    """
-
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype, self._length = dtype, 0
         self._parts: list[Tensor] = []
-        self._layers: list[_Row] = []
-        for layer in layers:
-            self._layers.append(self._row(layer))
-        self._weights, place = floats(sum(map(len, self._parts))), 0
+
+    def add(self, part: Tensor) -> int:
+        """Where it will be, at a multiple of 64 bytes."""
+        place = self._length
+        self._parts.append(F.pad(part.detach().to(self._dtype).flatten(), (0, -part.numel() % 32)))
+        self._length += len(self._parts[-1])
+        return place
+
+    def made(self) -> Tensor:
+        whole, place = _empty(self._dtype, self._length), 0
         while self._parts:  # each is given up before the next is copied
             part = self._parts.pop(0)
-            self._weights[place : place + len(part)] = part
+            whole[place : place + len(part)] = part
             place += len(part)
+        return whole
+
+
+class Program:
+    """The layers of a network that it `takes`, run in one call.
+
+    `dtype`: of maps and weights, fp32 or bf16; sums are fp32. On large enough maps 3x3 convolutions need fewer
+    multiplications (`wrn.native.winograd`).
+    """
+
+    def __init__(self, layers: Iterable[Layer], dtype: torch.dtype = torch.float32) -> None:
+        self._dtype, self._kind = dtype, KINDS[dtype]
+        weights, vectors = _Array(dtype), _Array(torch.float32)
+        self._layers: list[_Row] = []
+        self._channels = 0  # of images
+        for layer in layers:
+            self._layers.append(self._row(layer, weights, vectors))
+        self._weights, self._vectors = weights.made(), vectors.made()
         self._spare: list[Tensor] = []  # room for maps, from call to call, so that it is not faulted in each time
         self._laid_out: dict[tuple[int, int], tuple[Tensor, int, int]] = {}
 
@@ -103,57 +126,53 @@ class Program:
         convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
         return all(conv.out_channels % 16 == 0 and conv.kernel_size[0] in _KERNELS for conv in convolutions)
 
-    def _row(self, layer: Layer) -> _Row:
+    def _row(self, layer: Layer, weights: _Array, vectors: _Array) -> _Row:
         ends = layer.source, layer.target
         if isinstance(layer, ScaleShiftRelu):
             channels = len(layer.scale)
-            both = self._place(torch.cat([layer.scale, layer.shift]))
-            return _Row(_SCALE_SHIFT_RELU, *ends, channels, channels, 1, 1, both)
+            both = vectors.add(torch.cat([layer.scale, layer.shift]))
+            return _Row(_SCALE_SHIFT_RELU, *ends, channels, channels, 1, 1, vector=both)
         if isinstance(layer, MaxPool):
             channels = next(row.out for row in reversed(self._layers) if row.target == layer.source)
-            return _Row(_MAX_POOL, *ends, channels, channels, 3, 2, -1)
-        weight, (out, channels, kernel) = layer.weight.float(), layer.weight.shape[:3]
+            return _Row(_MAX_POOL, *ends, channels, channels, 3, 2)
+        self._channels = self._channels or layer.weight.shape[1]
+        weight = F.pad(layer.weight.float(), (0, 0, 0, 0, 0, layer.weight.shape[1] % 2))  # pairs, as bf16 is multiplied
+        out, channels, kernel = weight.shape[:3]
         assert kernel in _KERNELS and out % 16 == 0
-        panels = self._place(weight.reshape(out // 16, 16, channels, kernel, kernel).permute(0, 3, 4, 2, 1))
-        tiles, step = -1, 0
-        if kernel == 3 and layer.stride == 1 and channels % 8 == 0 and channels >= winograd.LEAST_CHANNELS["fp32"]:
-            made = winograd.prepared(weight)
-            tiles, step = self._place(made), made.stride(0)
-        bias = -1 if layer.bias is None else self._place(layer.bias)
-        places = panels, tiles, step, bias
+        direct, tiles, step = weights.add(_panels(weight, self._kind)), -1, 0
+        if kernel == 3 and layer.stride == 1 and winograd.suits(self._kind, channels, out):
+            made = winograd.prepared(weight, self._dtype)
+            tiles, step = weights.add(made), made.stride(0)
+        bias = -1 if layer.bias is None else vectors.add(layer.bias)
+        places = direct, tiles, step, bias
         return _Row(_CONVOLUTION, *ends, channels, out, kernel, layer.stride, *places, adds=layer.adds, relu=layer.relu)
-
-    def _place(self, part: Tensor) -> int:
-        """Where it will be in the array, at a multiple of 64 bytes."""
-        place = sum(map(len, self._parts))
-        self._parts.append(F.pad(part.detach().float().flatten(), (0, -part.numel() % 16)))
-        return place
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_spare": []}
 
     def __call__(self, x: Tensor) -> Tensor:
         """The layers' output for x (N, C, H, W), averaged over positions: (N, C'). Raises ValueError for another x."""
-        fits = x.ndim == 4 and x.shape[1] == self._layers[0].channels and 0 not in x.shape[2:]
+        fits = x.ndim == 4 and x.shape[1] == self._channels and 0 not in x.shape[2:]
         if not fits or x.device.type != "cpu":
-            channels = self._layers[0].channels
-            raise UsageError(f"images: {tuple(x.shape)} on {x.device}; must be (N, {channels}, H, W), on the CPU")
+            wanted = f"(N, {self._channels}, H, W), on the CPU"
+            raise UsageError(f"images: {tuple(x.shape)} on {x.device}; must be {wanted}")
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # addresses would become constants of the trace
             raise UsageError("an optimised network cannot be traced; load it without optimize")
-        x = x.float().contiguous(memory_format=torch.channels_last)
+        x = x.float()
         table, room, places = self._for(x.shape[2], x.shape[3])
-        most = max(_ROOM // (4 * _MAPS * room), 1)
+        most = max(_ROOM // (self._weights.itemsize * _MAPS * room), 1)
         at_a_time = -(-len(x) // max(-(-len(x) // most), 1))  # as even as can be
         try:
             maps = self._spare.pop()  # so that no other thread's call has it
         except IndexError:
-            maps = floats(0)
+            maps = _empty(self._dtype, 0)
         if len(maps) < _MAPS * room * at_a_time:
-            maps = floats(_MAPS * room * at_a_time)
+            maps = _empty(self._dtype, _MAPS * room * at_a_time)
         features = floats(len(x), self._layers[-1].out)
-        library("fp32").run_network(
-            pointer(table), *numbers(len(table), len(x), at_a_time), *map(pointer, (x, self._weights, maps)),
-            *numbers(room * at_a_time, places), pointer(features),
+        library(self._kind).run_network(
+            pointer(table), *numbers(len(table), len(x), at_a_time),
+            pointer(x), (ctypes.c_int64 * 4)(*x.stride()), *numbers(self._channels),
+            *map(pointer, (self._weights, self._vectors, maps)), *numbers(room * at_a_time, places), pointer(features),
         )  # fmt: skip
         self._spare = [maps]
         return features
@@ -161,15 +180,27 @@ class Program:
     def _for(self, height: int, width: int) -> tuple[Tensor, int, int]:
         """For images of that size: the layers as C++ takes them, an image's room in a map, places in the last one."""
         if (height, width) not in self._laid_out:
-            sides, layers, room = {INPUT: (height, width)}, [], 0
+            sides, layers, room = {INPUT: (height, width)}, [], self._layers[0].channels * height * width
             for layer in self._layers:
                 before = sides[layer.source]
                 layers.append(layer._replace(height=before[0], width=before[1]))
                 after = sides[layer.target] = layer.after(before[0]), layer.after(before[1])
-                room = max(room, -(-layer.out * after[0] * after[1] // 16) * 16)
+                room = max(room, layer.out * after[0] * after[1])
             self._laid_out[height, width] = (
                 torch.tensor(layers, dtype=torch.int64, device="cpu"),
-                room,
+                -(-room // 32) * 32,
                 after[0] * after[1],
             )
         return self._laid_out[height, width]
+
+
+def _empty(dtype: torch.dtype, length: int) -> Tensor:
+    return torch.empty(length, dtype=dtype, device="cpu")
+
+
+def _panels(weight: Tensor, kind: Kind) -> Tensor:
+    """Of a weight (out, in, k, k), `in` even, for direct convolutions: (panels, k, k, in / depth, wide, depth)."""
+    depth, wide = 2 if kind == "bf16" else 1, 2 * WIDTHS[kind]
+    (out, channels), k = weight.shape[:2], weight.shape[2:]
+    weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -out % wide))
+    return weight.reshape(-1, wide, channels // depth, depth, *k).permute(0, 4, 5, 2, 1, 3)

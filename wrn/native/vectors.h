@@ -35,6 +35,12 @@ static inline vec load(const number* p) {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
 }
 
+static inline number rounded(float x) {  // to nearest even
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return static_cast<number>((x != x ? bits | 1 << 22 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 static inline __m256i rounded(vec v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }  // to nearest even
 
 static inline void store(number* p, vec v) { _mm256_storeu_si256((__m256i*)p, rounded(v)); }
@@ -56,6 +62,8 @@ static inline void add_product(vec& sum, const number* p, factors with) {
     sum = (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(both), (__m512bh)with);
 }
 #else
+static inline number rounded(float x) { return x; }
+
 static inline void store_side_by_side(number* p, vec first, vec) { store(p, first); }
 
 typedef vec factors;
@@ -65,14 +73,15 @@ static inline factors load_side_by_side(const number* p) { return load(p); }
 static inline void add_product(vec& sum, const number* p, factors with) { sum += *p * with; }
 #endif
 
-// Adds, for each of the rows, the products of its `depth` numbers with a panel of a weight, (depth / DEPTH, WIDE, DEPTH).
+// Adds, for each of the rows, the products of its `depth` numbers with a panel of a weight, (depth / DEPTH, WIDE, DEPTH), or with
+// the first half of one.
+template <int HALVES>
 static inline void add_products(const number* const* rows, const number* panel, int64_t depth, vec (&sum)[ROWS][2]) {
     for (int64_t c = 0; c < depth; c += DEPTH) {
-        const factors low = load_side_by_side(panel + c * WIDE), high = load_side_by_side(panel + c * WIDE + WIDTH * DEPTH);
+        factors part[HALVES];
+        for (int half = 0; half < HALVES; half++) part[half] = load_side_by_side(panel + c * WIDE + half * WIDTH * DEPTH);
 #pragma GCC unroll 12
-        for (int64_t row = 0; row < ROWS; row++) {
-            add_product(sum[row][0], rows[row] + c, low);
-            add_product(sum[row][1], rows[row] + c, high);
-        }
+        for (int64_t row = 0; row < ROWS; row++)
+            for (int half = 0; half < HALVES; half++) add_product(sum[row][half], rows[row] + c, part[half]);
     }
 }

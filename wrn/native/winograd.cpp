@@ -185,17 +185,16 @@ static inline void output_tile(
     }
 }
 
-// Sums over `depth` channels: ROWS tiles `across` numbers apart, with a panel of the weight, to rows of COLUMNS.
+// Sums over `depth` channels: ROWS tiles `across` numbers apart, with a panel of the weight or half of it, to rows of COLUMNS.
+template <int HALVES>
 static inline void product(const number* tiles, int64_t across, const number* panel, int64_t depth, float* sums) {
     const number* rows[ROWS];
     for (int64_t row = 0; row < ROWS; row++) rows[row] = tiles + row * across;
     vec sum[ROWS][2] = {};
-    add_products(rows, panel, depth, sum);
+    add_products<HALVES>(rows, panel, depth, sum);
 #pragma GCC unroll 12
-    for (int64_t row = 0; row < ROWS; row++) {
-        store(sums + row * COLUMNS, sum[row][0]);
-        store(sums + row * COLUMNS + WIDTH, sum[row][1]);
-    }
+    for (int64_t row = 0; row < ROWS; row++)
+        for (int half = 0; half < HALVES; half++) store(sums + row * COLUMNS + half * WIDTH, sum[row][half]);
 }
 
 // So many bytes, from a multiple of 64 on, that are the thread's until it asks again.
@@ -244,7 +243,7 @@ extern "C" void winograd_convolve(
             for (int64_t k = 0; k < 36; k++)
                 for (int64_t panel = first; panel < last; panel++)
                     for (int64_t i = 0; i < count; i += ROWS)
-                        product(
+                        (out - panel * WIDE > WIDTH ? product<2> : product<1>)(
                             made + k * step + i * channels, channels, weight + k * weight_step + panel * channels * WIDE, channels,
                             sums + k * sums_step + i * COLUMNS + (panel - first) * WIDE);
             for (int64_t i = 0; i < count; i++)
@@ -293,20 +292,20 @@ constexpr int64_t OUTPUTS = WIDTH / 2;  // of an outer product
 
 // Sums over `count` tiles, to OUTPUTS rows, `across` numbers apart, of WIDE, added to what was there unless these are the `first`: of
 // outputs, WIDTH of each tile, and inputs, WIDE of each; DEPTH tiles are side by side.
+template <int HALVES>
 static inline void outer_products(
     const number* outputs, const number* inputs, int64_t count, bool first, float* sums, int64_t across) {
     vec sum[OUTPUTS][2] = {};
     for (int64_t tile = 0; tile < count; tile += DEPTH) {
-        const number* place = inputs + tile * WIDE;
-        const factors low = load_side_by_side(place), high = load_side_by_side(place + WIDTH * DEPTH);
+        factors part[HALVES];
+        for (int half = 0; half < HALVES; half++) part[half] = load_side_by_side(inputs + tile * WIDE + half * WIDTH * DEPTH);
 #pragma GCC unroll 8
-        for (int64_t row = 0; row < OUTPUTS; row++) {
-            add_product(sum[row][0], outputs + tile * WIDTH + row * DEPTH, low);
-            add_product(sum[row][1], outputs + tile * WIDTH + row * DEPTH, high);
-        }
+        for (int64_t row = 0; row < OUTPUTS; row++)
+            for (int half = 0; half < HALVES; half++)
+                add_product(sum[row][half], outputs + tile * WIDTH + row * DEPTH, part[half]);
     }
     for (int64_t row = 0; row < OUTPUTS; row++)
-        for (int64_t half = 0; half < 2; half++) {
+        for (int half = 0; half < HALVES; half++) {
             float* place = sums + row * across + WIDTH * half;
             store(place, first ? sum[row][half] : load(place) + sum[row][half]);
         }
@@ -339,7 +338,7 @@ extern "C" void winograd_weight_gradient(
             for (int64_t task = 0; task < 36 * panels; task++) {
                 const int64_t k = task / panels, panel = task % panels;
                 for (int64_t o = 0; o < out; o += OUTPUTS)
-                    outer_products(
+                    (channels - panel * WIDE > WIDTH ? outer_products<2> : outer_products<1>)(
                         outputs + k * step + o / WIDTH * WIDTH * at_a_time + o % WIDTH * DEPTH,
                         made + k * step + panel * at_a_time * WIDE, count, start == 0,
                         sums + k * sums_step + o * across + panel * WIDE, across);

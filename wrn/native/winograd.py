@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation
-from wrn.native.library import KINDS, Kind, floats, has_amx, kernels_of, numbers, pointer
+from wrn.native.library import KINDS, WIDTHS, Kind, floats, has_amx, kernels_of, numbers, pointer
 
-LEAST_CHANNELS: dict[Kind, int] = {"bf16": 32, "fp32": 16}  # below, the transforms cost more than they save
-_WIDTHS: dict[Kind, int] = {"bf16": 16, "fp32": 8}  # numbers that the kernels take at a time
+_LEAST_CHANNELS: dict[Kind, int] = {"bf16": 32, "fp32": 16}  # below, the transforms cost more than they save
 _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
+
+
+def suits(kind: Kind, channels: int, out: int) -> bool:
+    """Whether the kernels take, and gain from, a 3x3 convolution of that many channels to so many."""
+    return all(each >= _LEAST_CHANNELS[kind] and each % WIDTHS[kind] == 0 for each in (channels, out))
 
 
 def fits(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -24,12 +28,12 @@ def fits(conv: nn.Conv2d, x: Tensor) -> bool:
 
     It must be 3x3, of stride 1, wide enough; x large enough, bf16 or fp32 in channels_last layout on a CPU.
     """
-    kind, channels = KINDS.get(x.dtype), (conv.in_channels, conv.out_channels)
+    kind = KINDS.get(x.dtype)
     return (
         kind is not None
         and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
-        and all(each >= LEAST_CHANNELS[kind] and each % _WIDTHS[kind] == 0 for each in channels)
+        and suits(kind, conv.in_channels, conv.out_channels)
         and conv.weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -54,7 +58,7 @@ def prepared(weight: Tensor, dtype: torch.dtype = torch.float32, for_gradient: b
     `for_gradient`: of that which takes the gradient of the output to the gradient of the input.
     """
     out, channels = weight.shape[:2]
-    (a, b), wide = (out, channels) if for_gradient else (channels, out), 2 * _WIDTHS[KINDS[dtype]]
+    (a, b), wide = (out, channels) if for_gradient else (channels, out), 2 * WIDTHS[KINDS[dtype]]
     made = _room(-(-b // wide) * wide * a, dtype)
     weight = weight.contiguous(memory_format=torch.channels_last)
     sizes = numbers(made.stride(0), out, channels, int(for_gradient))
@@ -75,7 +79,7 @@ def convolve(x: Tensor, weight: Tensor, out: int) -> Tensor:
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """From x (N, in, H, W) and dy (N, out, H, W), channels_last: (out, in, 3, 3), fp32."""
-    (n, channels, height, width), out, wide = x.shape, dy.shape[1], 2 * _WIDTHS[KINDS[x.dtype]]
+    (n, channels, height, width), out, wide = x.shape, dy.shape[1], 2 * WIDTHS[KINDS[x.dtype]]
     across = -(-channels // wide) * wide
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
     most, tiles = _CHUNK // (36 * x.itemsize * (across + out)), n * -(-height // 4) * -(-width // 4)
