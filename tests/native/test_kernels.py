@@ -2,9 +2,11 @@
 
 import copy
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,7 +37,36 @@ def distance(ours, exact):
     return ((ours.double() - exact).norm() / exact.norm()).item()
 
 
-@pytest.mark.skipif(not AMX, reason="needs a processor with AMX")
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """The kernels compiled with AMX's instructions emulated."""
+    with pytest.MonkeyPatch.context() as patch:
+        header = Path(__file__).with_name("emulated_amx.h")
+        patch.setenv("CXX", shlex.join([shutil.which("c++"), "-include", str(header)]))
+        patch.setenv("WRN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))  # whose names do not tell what is included
+        library.cache_clear()
+        found = library("bf16")
+        library.cache_clear()
+    return found
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("processor", marks=pytest.mark.skipif(not AMX, reason="needs a processor with AMX")),
+        pytest.param("emulated", marks=needs_bf16),
+    ]
+)
+def amx(request, monkeypatch):
+    """What trains in bf16 takes the way of processors with AMX."""
+    if request.param == "emulated":
+        kernels = request.getfixturevalue("emulated")
+        for module in ("library", "operations"):
+            monkeypatch.setattr(f"wrn.native.{module}.library", lambda _: kernels)
+        for module in ("operations", "winograd"):
+            monkeypatch.setattr(f"wrn.native.{module}.has_amx", lambda: True)
+
+
+@pytest.mark.usefixtures("amx")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     ("images", "size", "channels", "out", "kernel", "stride"),
@@ -166,6 +197,16 @@ def cosines(found, exact):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_are_as_near_to_fp32_as_torchs(name):
     """Of first weights, whose gradients cancel most, so that rounding alone turns them."""
+    check_gradients(name)
+
+
+@pytest.mark.usefixtures("amx")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_so_are_they_with_amx(name):
+    check_gradients(name)
+
+
+def check_gradients(name):
     recipe = wrn.recipe(name, data="digits")
     images, labels = next(wrn.dataset(recipe).train.batches(recipe, seed=0, epoch=1))
     network = wrn.network_of(recipe, 10, seed=0)
