@@ -198,8 +198,10 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
         assert of_few is not None and of_many is not None
         if few == many:
             return of_few, few
-        both = BySize(of_few, of_many, (few, many), math.isqrt(size))
-        return both, f"{few} for up to {both.most} images, {many} for more"
+        # Each form's time as a line through its two: where they cross
+        ahead, behind = (seconds[many][0] - seconds[few][0], seconds[few][1] - seconds[many][1])
+        most = int(1 + (size - 1) * ahead / (ahead + behind))
+        return BySize(of_few, of_many, (few, many), most), f"{few} for up to {most} images, {many} for more"
 
 
 def _times(
