@@ -44,7 +44,7 @@ from wrn.reproduction.commands import report, reproduce, tune
 
 def train(
     model: Annotated[Positional[str | None], option("such as wrn-28-10; see `wrn list models`", "[MODEL]")] = None,
-    flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
+    flags: Annotated[RecipeFlags, arg(name="recipe")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
     data: Annotated[str | None, option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")] = None,
     recipe_: Annotated[

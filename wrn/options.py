@@ -72,7 +72,7 @@ _METAVARS: dict[Any, str] = {
 
 def _flag(field: dataclasses.Field[Any], kind: Any) -> Any:
     """An optional flag for one field of a recipe: None leaves the named recipe's value alone."""
-    help_ = f"{field.metadata['meaning']} (default: the recipe's)"
+    help_: str = field.metadata["meaning"]
     if kind is bool:
         kind = Literal["true", "false"]
     if names := [name for part in (kind, *get_args(kind)) if get_origin(part) is Literal for name in get_args(part)]:
@@ -86,6 +86,7 @@ RecipeFlags = dataclasses.make_dataclass(
     [(f.name, _flag(f, _HINTS[f.name]), None) for f in dataclasses.fields(Recipe) if f.name not in _SET_ELSEWHERE],
 )
 """A flag for each field of a recipe that has not an argument of its own."""
+RecipeFlags.__doc__ = "By default as the recipe has them."
 
 
 def fields_of(flags: Any) -> dict[str, Any]:

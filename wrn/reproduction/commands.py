@@ -19,7 +19,7 @@ Version = Annotated[
 
 def reproduce(
     experiment: Annotated[Positional[str], option("such as table4, fig2 or quirks; see `wrn list experiments`", "ID")],
-    flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
+    flags: Annotated[RecipeFlags, arg(name="recipe")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
     data: Annotated[str | None, option("the same table on this data set", "DATA")] = None,
     rows: Annotated[tuple[str, ...], option("only these networks (default: all)", "NAME [NAME ...]")] = (),
@@ -52,7 +52,7 @@ def reproduce(
 def tune(
     what: Annotated[Positional[Literal["dropout"]], option("what to choose", "dropout")],
     model: Annotated[Positional[str], option("such as wrn-16-4", "MODEL")],
-    flags: Annotated[RecipeFlags, arg(name="")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
+    flags: Annotated[RecipeFlags, arg(name="recipe")] = RecipeFlags(),  # type: ignore[valid-type]  # noqa: B008
     *,
     data: Annotated[str, arg(help="such as svhn or folder:PATH", metavar="DATA")],
     recipe: Annotated[str, arg(help="see `wrn list recipes`", metavar="NAME")] = "authors",
