@@ -41,6 +41,8 @@ SHAPES = [  # images, channels, outputs, height, width
     (19, 32, 32, 3, 6),
     (5, 512, 48, 8, 12),
     (261, 160, 160, 4, 4),  # more tiles than are taken at a time, and an odd number of them
+    (1, 128, 48, 8, 8),  # few tiles
+    (1, 160, 128, 12, 8),
 ]
 EIGHTS = [(8, 16, 24, 8, 8), (33, 40, 72, 4, 12), (5, 512, 24, 8, 12), (20, 16, 16, 3, 6)]
 

@@ -9,7 +9,7 @@
 
 #include "vectors.h"
 
-extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width);
+extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width, int64_t channels);
 extern "C" void winograd_convolve(
     const number* x, const number* weight, int64_t weight_step, number* y, int64_t images, int64_t height, int64_t width,
     int64_t channels, int64_t out, const float* bias, const number* shortcut, int64_t relu);
@@ -26,7 +26,7 @@ static inline void convolve_places(
     const number* const (*from)[ROWS], const number* panel, number* y, int64_t first, int64_t count, int64_t c, int64_t channels,
     int64_t out, int64_t taps, const float* bias, const number* shortcut, bool relu) {
     vec sum[ROWS][2] = {};
-    for (int64_t tap = 0; tap < taps; tap++) add_products<HALVES>(from[tap], panel + tap * channels * WIDE, channels, sum);
+    for (int64_t tap = 0; tap < taps; tap++) add_products<ROWS, HALVES>(from[tap], panel + tap * channels * WIDE, channels, sum);
     for (int64_t i = 0; i < count; i++)
         for (int half = 0; half < HALVES; half++) {
             const int64_t at = (first + i) * out + c + WIDTH * half;
@@ -124,7 +124,7 @@ static void run(
     if (layer.kind == MAX_POOL) max_pool(from, to, images, height, width, channels);
     else if (layer.kind == SCALE_SHIFT_RELU)
         scale_shift_relu(from, to, images * height * width, channels, vector, vector + channels);
-    else if (layer.winograd >= 0 && winograd_pays(images, height, width))
+    else if (layer.winograd >= 0 && winograd_pays(images, height, width, channels))
         winograd_convolve(
             from, weights + layer.winograd, layer.winograd_step, to, images, height, width, channels, layer.out, vector, shortcut,
             layer.relu);

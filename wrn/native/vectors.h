@@ -19,6 +19,7 @@ constexpr int64_t ROWS = 6;
 constexpr int64_t DEPTH = 1;
 #endif
 constexpr int64_t WIDE = 2 * WIDTH;  // outputs of a product
+constexpr int64_t FEW = 4;           // of its rows, where there are no more
 
 typedef float vec __attribute__((vector_size(4 * WIDTH)));
 
@@ -75,13 +76,13 @@ static inline void add_product(vec& sum, const number* p, factors with) { sum +=
 
 // Adds, for each of the rows, the products of its `depth` numbers with a panel of a weight, (depth / DEPTH, WIDE, DEPTH), or with
 // the first half of one.
-template <int HALVES>
+template <int COUNT, int HALVES>
 static inline void add_products(const number* const* rows, const number* panel, int64_t depth, vec (&sum)[ROWS][2]) {
     for (int64_t c = 0; c < depth; c += DEPTH) {
         factors part[HALVES];
         for (int half = 0; half < HALVES; half++) part[half] = load_side_by_side(panel + c * WIDE + half * WIDTH * DEPTH);
 #pragma GCC unroll 12
-        for (int64_t row = 0; row < ROWS; row++)
+        for (int64_t row = 0; row < COUNT; row++)
             for (int half = 0; half < HALVES; half++) add_product(sum[row][half], rows[row] + c, part[half]);
     }
 }

@@ -83,7 +83,8 @@ static inline void store_all(const vec (&made)[DEPTH][36], number* place, int64_
 }
 
 constexpr int64_t COLUMNS = 64;  // outputs that are made of them at a time
-constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading the weight, four times as large
+constexpr int64_t LEAST_TILES = 16;  // fewer do not make up for reading the weight, four times as large,
+constexpr int64_t MANY_CHANNELS = 128;  // unless there are so many
 constexpr int64_t SMALL = 1 << 16;  // numbers of a weight that a core's second cache holds beside all else
 
 // Of a weight (out, 3, 3, in): 36 times (panels, in / DEPTH, WIDE, DEPTH), panels of WIDE outputs, zeros beyond the last.
@@ -126,9 +127,9 @@ struct Map {
 };
 
 // Whether this is less work than nine products for each place: of enough tiles, at least half of whose places are in the map.
-extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width) {
-    const int64_t tiles = Map{images, height, width, 0}.tiles();
-    return tiles >= LEAST_TILES && 8 * tiles <= images * height * width;
+extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width, int64_t channels) {
+    const int64_t tiles = Map{images, height, width, channels}.tiles();
+    return tiles >= (channels < MANY_CHANNELS ? LEAST_TILES : FEW) && 8 * tiles <= images * height * width;
 }
 
 // Of the input: where the 6 x 6 places of a tile are, which overlap with the next one's; `outside` is zeros, for those beyond
@@ -186,14 +187,14 @@ static inline void output_tile(
 }
 
 // Sums over `depth` channels: ROWS tiles `across` numbers apart, with a panel of the weight or half of it, to rows of COLUMNS.
-template <int HALVES>
+template <int COUNT, int HALVES>
 static inline void product(const number* tiles, int64_t across, const number* panel, int64_t depth, float* sums) {
     const number* rows[ROWS];
-    for (int64_t row = 0; row < ROWS; row++) rows[row] = tiles + row * across;
+    for (int64_t row = 0; row < COUNT; row++) rows[row] = tiles + row * across;
     vec sum[ROWS][2] = {};
-    add_products<HALVES>(rows, panel, depth, sum);
+    add_products<COUNT, HALVES>(rows, panel, depth, sum);
 #pragma GCC unroll 12
-    for (int64_t row = 0; row < ROWS; row++)
+    for (int64_t row = 0; row < COUNT; row++)
         for (int half = 0; half < HALVES; half++) store(sums + row * COLUMNS + half * WIDTH, sum[row][half]);
 }
 
@@ -243,7 +244,7 @@ extern "C" void winograd_convolve(
             for (int64_t k = 0; k < 36; k++)
                 for (int64_t panel = first; panel < last; panel++)
                     for (int64_t i = 0; i < count; i += ROWS)
-                        (out - panel * WIDE > WIDTH ? product<2> : product<1>)(
+                        (out - panel * WIDE <= WIDTH ? product<ROWS, 1> : count - i <= FEW ? product<FEW, 2> : product<ROWS, 2>)(
                             made + k * step + i * channels, channels, weight + k * weight_step + panel * channels * WIDE, channels,
                             sums + k * sums_step + i * COLUMNS + (panel - first) * WIDE);
             for (int64_t i = 0; i < count; i++)

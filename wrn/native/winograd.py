@@ -39,7 +39,7 @@ def fits(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] == conv.in_channels
         and not (kind == "bf16" and has_amx())
-        and bool(kernels_of(x.dtype).winograd_pays(*numbers(x.shape[0], x.shape[2], x.shape[3])))
+        and bool(kernels_of(x.dtype).winograd_pays(*numbers(x.shape[0], x.shape[2], x.shape[3], x.shape[1])))
     )
 
 
