@@ -41,6 +41,7 @@ SHAPES = [  # images, channels, outputs, height, width
     (19, 32, 32, 3, 6),
     (5, 512, 48, 8, 12),
     (261, 160, 160, 4, 4),  # more tiles than are taken at a time, and an odd number of them
+    (5, 16, 64, 8, 8),
     (1, 128, 48, 8, 8),  # few tiles
     (1, 160, 128, 12, 8),
 ]

@@ -14,13 +14,17 @@ from torch.autograd.function import once_differentiable
 from wrn.native import recomputation
 from wrn.native.library import KINDS, WIDTHS, Kind, floats, has_amx, kernels_of, numbers, pointer
 
-_LEAST_CHANNELS: dict[Kind, int] = {"bf16": 32, "fp32": 16}  # below, the transforms cost more than they save
+_LEAST_CHANNELS = 16  # below, the transforms cost more than they save
+_LEAST_PAIRS: dict[Kind, int] = {
+    "bf16": 16 * 64,
+    "fp32": 0,
+}  # of an input and an output channel, as gradients cost more
 _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
 
 
 def suits(kind: Kind, channels: int, out: int) -> bool:
     """Whether the kernels take, and gain from, a 3x3 convolution of that many channels to so many."""
-    return all(each >= _LEAST_CHANNELS[kind] and each % WIDTHS[kind] == 0 for each in (channels, out))
+    return all(each >= _LEAST_CHANNELS and each % WIDTHS[kind] == 0 for each in (channels, out))
 
 
 def fits(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -34,6 +38,7 @@ def fits(conv: nn.Conv2d, x: Tensor) -> bool:
         and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
         and suits(kind, conv.in_channels, conv.out_channels)
+        and conv.in_channels * conv.out_channels >= _LEAST_PAIRS[kind]
         and conv.weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
