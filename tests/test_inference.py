@@ -148,7 +148,7 @@ def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_image
         assert torch.equal(ours(images), together)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr("wrn.native.network._ROOM", 4 * 4 * dtype.itemsize * 32 * 32 * 32)  # for four images
+    monkeypatch.setattr("wrn.native.network._ROOM", 4 * 4 * dtype.itemsize * 32 * 32 * 32)  # for four images at first
     assert distance(ours(images), together.double()) < (2e-6 if dtype == torch.float32 else 0.01)
 
 

@@ -106,8 +106,8 @@ static void means(const number* x, int64_t images, int64_t places, int64_t chann
 
 enum Kind : int64_t { SCALE_SHIFT_RELU, CONVOLUTION, MAX_POOL };
 
-// Weights and vectors (biases, scales and shifts) are places in an array of each, or negative. Maps are numbered: 0 to 2 are room of
-// the network's own, negative ones are what it is given.
+// Weights and vectors (biases, scales and shifts) are places in an array of each, or negative. Maps are numbered: 0 to 2 are room
+// of the network's own, negative ones are what it is given, those from 3 on what a stage hands to the next.
 struct Layer {
     int64_t kind, from, to, channels, out, kernel, stride;
     int64_t weight, winograd, winograd_step;
@@ -147,18 +147,29 @@ static void take(const float* x, const int64_t* strides, int64_t images, int64_t
     }
 }
 
-// Of x (N, channels, H, W), `at_a_time` images at a time, through all layers, and of the last map, which is `places` large, the
-// means over its places: (N, C'). `maps` has room for four of `room` numbers each.
+// Of x (N, channels, H, W) through all layers, and of the last map, which is `places` large, the means over its places: (N, C').
+// Layers run in stages, up to `ends` each, `at_a_time` images at a time each, and each `handed` numbers of an image to the next.
+// `maps` has room for four of `room` numbers each, for what is computed at a time, and for what is handed on.
 extern "C" void run_network(
-    const Layer* layers, int64_t count, int64_t images, int64_t at_a_time, const float* x, const int64_t* strides,
-    int64_t channels, const number* weights, const float* vectors, number* maps, int64_t room, int64_t places, float* features) {
-    const Layer &first = layers[0], &last = layers[count - 1];
-    number* given = maps + 3 * room;
-    for (int64_t start = 0; start < images; start += at_a_time) {
-        const int64_t now = std::min(at_a_time, images - start);
-        take(x + start * strides[0], strides, now, channels, first, given);
-        for (const Layer* layer = layers; layer < layers + count; layer++)
-            run(*layer, now, layer->from < 0 ? given : maps + layer->from * room, weights, vectors, maps + layer->to * room);
-        means(maps + last.to * room, now, places, last.out, features + start * last.out);
+    const Layer* layers, const int64_t* ends, const int64_t* handed, const int64_t* at_a_time, int64_t stages, int64_t images,
+    const float* x, const int64_t* strides, int64_t channels, const number* weights, const float* vectors, number* maps,
+    int64_t room, int64_t places, float* features) {
+    number *given = maps + 3 * room, *before = nullptr, *after = given + room;
+    for (int64_t stage = 0, begin = 0; stage < stages; begin = ends[stage++]) {
+        const Layer& last = layers[ends[stage] - 1];
+        for (int64_t start = 0; start < images; start += at_a_time[stage]) {
+            const int64_t now = std::min(at_a_time[stage], images - start);
+            const auto map = [=](int64_t which) {
+                if (which < 0) return given;
+                if (which < 3) return maps + which * room;
+                return which == 2 + stage ? before + start * handed[stage - 1] : after + start * handed[stage];
+            };
+            if (stage == 0) take(x + start * strides[0], strides, now, channels, layers[0], given);
+            for (const Layer* layer = layers + begin; layer < layers + ends[stage]; layer++)
+                run(*layer, now, map(layer->from), weights, vectors, map(layer->to));
+            if (stage + 1 == stages) means(map(last.to), now, places, last.out, features + start * last.out);
+        }
+        before = after;
+        after += images * handed[stage];
     }
 }

@@ -1,8 +1,9 @@
 """A network as a list of layers, which `network.cpp` walks through in one call: on CPUs, without gradients."""
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +15,9 @@ from wrn.native import winograd
 from wrn.native.library import KINDS, WIDTHS, Kind, floats, library, numbers, pointer
 
 INPUT = -1  # where a layer reads what the network is given; else 0, 1 or 2, a map
-_MAPS = 4  # of which the network is given one
+_HANDED = 3  # the first of the maps that stages hand on
 _KERNELS = (1, 3, 7)
-_ROOM = 64 << 20  # bytes for all maps; of more images some are computed at a time
+_ROOM = 12 << 20  # bytes for a stage's maps, which the caches are to hold: so many images are computed at a time
 _SCALE_SHIFT_RELU, _CONVOLUTION, _MAX_POOL = range(3)
 
 
@@ -79,6 +80,25 @@ class _Row(NamedTuple):
         return (side + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1
 
 
+class _Stage(NamedTuple):
+    """Layers up to `end`, run for as many images at a time as there is room for."""
+
+    end: int
+    size: int  # numbers of an image in the largest of its maps
+    weights: int  # numbers in the largest of its weights
+    handed: int  # numbers of an image in the map that it leaves to the next stage
+
+
+class _Plan(NamedTuple):
+    """A network for images of one size, as C++ takes it."""
+
+    layers: Tensor
+    stages: list[_Stage]
+    ends: ctypes.Array[ctypes.c_int64]
+    handed: ctypes.Array[ctypes.c_int64]
+    places: int  # in the last map
+
+
 class _Array:
     """What lies behind one another in one array of that type."""
 
@@ -118,7 +138,7 @@ class Program:
             self._layers.append(self._row(layer, weights, vectors))
         self._weights, self._vectors = weights.made(), vectors.made()
         self._spare: list[Tensor] = []  # room for maps, from call to call, so that it is not faulted in each time
-        self._laid_out: dict[tuple[int, int], tuple[Tensor, int, int]] = {}
+        self._plans: dict[tuple[int, int], _Plan] = {}
 
     @staticmethod
     def takes(network: nn.Module) -> bool:
@@ -148,7 +168,7 @@ class Program:
         return _Row(_CONVOLUTION, *ends, channels, out, kernel, layer.stride, *places, adds=layer.adds, relu=layer.relu)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_spare": []}
+        return self.__dict__ | {"_spare": [], "_plans": {}}
 
     def __call__(self, x: Tensor) -> Tensor:
         """The layers' output for x (N, C, H, W), averaged over positions: (N, C'). Raises ValueError for another x."""
@@ -158,40 +178,97 @@ class Program:
             raise UsageError(f"images: {tuple(x.shape)} on {x.device}; must be {wanted}")
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # addresses would become constants of the trace
             raise UsageError("an optimised network cannot be traced; load it without optimize")
-        x = x.float()
-        table, room, places = self._for(x.shape[2], x.shape[3])
-        most = max(_ROOM // (self._weights.itemsize * _MAPS * room), 1)
-        at_a_time = -(-len(x) // max(-(-len(x) // most), 1))  # as even as can be
+        x, plan = x.float(), self._plan(x.shape[2], x.shape[3])
+        at_a_time = [self._at_a_time(len(x), stage) for stage in plan.stages]
+        room = max(count * stage.size for count, stage in zip(at_a_time, plan.stages, strict=True))
+        length = (_HANDED + 1) * room + len(x) * sum(stage.handed for stage in plan.stages)
         try:
             maps = self._spare.pop()  # so that no other thread's call has it
         except IndexError:
             maps = _empty(self._dtype, 0)
-        if len(maps) < _MAPS * room * at_a_time:
-            maps = _empty(self._dtype, _MAPS * room * at_a_time)
+        if len(maps) < length:
+            maps = _empty(self._dtype, length)
         features = floats(len(x), self._layers[-1].out)
         library(self._kind).run_network(
-            pointer(table), *numbers(len(table), len(x), at_a_time),
-            pointer(x), (ctypes.c_int64 * 4)(*x.stride()), *numbers(self._channels),
-            *map(pointer, (self._weights, self._vectors, maps)), *numbers(room * at_a_time, places), pointer(features),
+            pointer(plan.layers), plan.ends, plan.handed, _int64s(at_a_time), *numbers(len(at_a_time), len(x)),
+            pointer(x), _int64s(x.stride()), *numbers(self._channels),
+            *map(pointer, (self._weights, self._vectors, maps)), *numbers(room, plan.places), pointer(features),
         )  # fmt: skip
         self._spare = [maps]
         return features
 
-    def _for(self, height: int, width: int) -> tuple[Tensor, int, int]:
-        """For images of that size: the layers as C++ takes them, an image's room in a map, places in the last one."""
-        if (height, width) not in self._laid_out:
-            sides, layers, room = {INPUT: (height, width)}, [], self._layers[0].channels * height * width
+    def _at_a_time(self, images: int, stage: _Stage) -> int:
+        """Of so many images; of large weights each reading is to serve many."""
+        size = self._weights.itemsize
+        most = max(max(_ROOM, 4 * stage.weights * size) // ((_HANDED + 1) * stage.size * size), 1)
+        return -(-images // max(-(-images // most), 1))  # as even as can be
+
+    def _plan(self, height: int, width: int) -> _Plan:
+        """For images of that size."""
+        if (height, width) not in self._plans:
+            sides, layers, sizes = {INPUT: (height, width)}, [], []
             for layer in self._layers:
                 before = sides[layer.source]
                 layers.append(layer._replace(height=before[0], width=before[1]))
                 after = sides[layer.target] = layer.after(before[0]), layer.after(before[1])
-                room = max(room, layer.out * after[0] * after[1])
-            self._laid_out[height, width] = (
+                sizes.append(-(-layer.out * after[0] * after[1] // 32) * 32)
+            layers, stages = _staged(layers, sizes)
+            self._plans[height, width] = _Plan(
                 torch.tensor(layers, dtype=torch.int64, device="cpu"),
-                -(-room // 32) * 32,
+                stages,
+                _int64s([stage.end for stage in stages]),
+                _int64s([stage.handed for stage in stages]),
                 after[0] * after[1],
             )
-        return self._laid_out[height, width]
+        return self._plans[height, width]
+
+
+def _staged(layers: Sequence[_Row], sizes: Sequence[int]) -> tuple[list[_Row], list[_Stage]]:
+    """The layers in stages: a new one begins where maps have halved and one of them is all that is needed later.
+
+    `sizes`: numbers of an image in what each layer writes. What a stage hands on gets a map of its own.
+    """
+    needed, begins, first = _needed(layers), [0], layers[0]
+    size_of = {INPUT: first.channels * first.height * first.width}
+    largest = size_of[INPUT]
+    for place, (layer, size) in enumerate(zip(layers, sizes, strict=True)):
+        here = max(size_of[which] for which in needed[place])
+        if len(needed[place]) == 1 and 2 * here <= largest:
+            begins.append(place)
+            largest = here
+        size_of[layer.target] = size
+        largest = max(largest, size)
+    renamed: list[_Row] = []
+    stages: list[_Stage] = []
+    names: dict[int, int] = {}
+    for begin, end in pairwise([*begins, len(layers)]):
+        part, own = layers[begin:end], _HANDED + len(stages)
+        kept = next(iter(needed[end])) if end < len(layers) else None
+        made = max((at for at, row in enumerate(part) if row.target == kept and not row.adds), default=-1)
+        for at, row in enumerate(part):
+            source = names.get(row.source, row.source)
+            if not row.adds:
+                names[row.target] = own if at == made else row.target
+            renamed.append(row._replace(source=source, target=names.get(row.target, row.target)))
+        largest = max(sizes[begin:end]) if stages else max(size_of[INPUT], *sizes[begin:end])
+        weights = max(36 * row.winograd_step for row in part)
+        stages.append(_Stage(end, largest, weights, sizes[begin + made] if kept is not None else 0))
+        names = {} if kept is None else {kept: own}
+    return renamed, stages
+
+
+def _needed(layers: Sequence[_Row]) -> list[set[int]]:
+    """Before each layer, the maps that it or a later one reads before they are written anew."""
+    needed: set[int] = set()
+    found = []
+    for row in reversed(layers):
+        needed = needed - {row.target} | {row.source} | ({row.target} if row.adds else set())
+        found.append(needed)
+    return found[::-1]
+
+
+def _int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 def _empty(dtype: torch.dtype, length: int) -> Tensor:
