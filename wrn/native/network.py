@@ -224,37 +224,40 @@ class Program:
 
 
 def _staged(layers: Sequence[_Row], sizes: Sequence[int]) -> tuple[list[_Row], list[_Stage]]:
-    """The layers in stages: a new one begins where maps have halved and one of them is all that is needed later.
-
-    `sizes`: numbers of an image in what each layer writes. What a stage hands on gets a map of its own.
-    """
-    needed, begins, first = _needed(layers), [0], layers[0]
-    size_of = {INPUT: first.channels * first.height * first.width}
-    largest = size_of[INPUT]
-    for place, (layer, size) in enumerate(zip(layers, sizes, strict=True)):
-        here = max(size_of[which] for which in needed[place])
-        if len(needed[place]) == 1 and 2 * here <= largest:
-            begins.append(place)
-            largest = here
-        size_of[layer.target] = size
-        largest = max(largest, size)
+    """The layers in stages; what a stage hands on gets a map of its own. `sizes`: numbers of an image in each output."""
+    handed = _handed(layers, sizes)
     renamed: list[_Row] = []
     stages: list[_Stage] = []
     names: dict[int, int] = {}
-    for begin, end in pairwise([*begins, len(layers)]):
-        part, own = layers[begin:end], _HANDED + len(stages)
-        kept = next(iter(needed[end])) if end < len(layers) else None
-        made = max((at for at, row in enumerate(part) if row.target == kept and not row.adds), default=-1)
+    for begin, end in pairwise([0, *handed, len(layers)]):
+        part, last = layers[begin:end], handed.get(end)
+        made = max((at for at, row in enumerate(part) if row.target == last and not row.adds), default=-1)
+        own = _HANDED + len(stages)
         for at, row in enumerate(part):
             source = names.get(row.source, row.source)
             if not row.adds:
                 names[row.target] = own if at == made else row.target
             renamed.append(row._replace(source=source, target=names.get(row.target, row.target)))
-        largest = max(sizes[begin:end]) if stages else max(size_of[INPUT], *sizes[begin:end])
-        weights = max(36 * row.winograd_step for row in part)
-        stages.append(_Stage(end, largest, weights, sizes[begin + made] if kept is not None else 0))
-        names = {} if kept is None else {kept: own}
+        given = 0 if stages else part[0].channels * part[0].height * part[0].width
+        largest, weights = max(given, *sizes[begin:end]), max(36 * row.winograd_step for row in part)
+        stages.append(_Stage(end, largest, weights, 0 if last is None else sizes[begin + made]))
+        names = {} if last is None else {last: own}
     return renamed, stages
+
+
+def _handed(layers: Sequence[_Row], sizes: Sequence[int]) -> dict[int, int]:
+    """Where stages end, and the map that each hands on: where that alone is needed later, and is half of what was."""
+    found: dict[int, int] = {}
+    written: dict[int, int] = {}  # sizes of maps since the stage began
+    largest = 0
+    for place, (layer, size, needed) in enumerate(zip(layers, sizes, _needed(layers), strict=True)):
+        if len(needed) == 1 and needed <= written.keys() and 2 * written[max(needed)] <= largest:
+            found[place] = max(needed)
+            largest, written = written[max(needed)], {}
+        if not layer.adds:
+            written[layer.target] = size
+        largest = max(largest, size)
+    return found
 
 
 def _needed(layers: Sequence[_Row]) -> list[set[int]]:
