@@ -1,10 +1,12 @@
-"""SGD against its formulas, in float64."""
+"""SGD against its formulas, in float64, and against torch's."""
 
 import pytest
 import torch
 
 import wrn
-from wrn.training.optim import skip_unless_finite
+from wrn.native.library import available
+from wrn.training import sgd
+from wrn.training.optim import SGD, skip_unless_finite
 from wrn.training.passes import gradient_norm
 
 
@@ -81,3 +83,54 @@ def test_a_fused_step_is_left_out_if_its_gradient_is_not_finite(value):
     moved = not torch.equal(weight, before[0])
     assert moved == (value == 1.0)
     assert torch.equal(sgd.state[weight]["momentum_buffer"], before[1][0]) != moved
+
+
+@pytest.mark.skipif(not available("sgd"), reason="needs a processor with AVX2 and a C++ compiler")
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 5e-4])
+def test_sgd_in_one_pass_has_torchs_bits(nesterov, decay, monkeypatch):
+    """Whatever the layouts of weights, gradients and momenta that came from elsewhere, and their number."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1,), (7,), (33,), (10, 129), (16, 3, 3, 3), (64, 64, 3, 3), (32, 16, 1, 1), (5, 48, 3, 3)]
+    drawn = [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def layout(tensor, step):
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 and step % 2 else tensor
+
+    made = []
+    for kind in (torch.optim.SGD, SGD):
+        weights = [torch.nn.Parameter(layout(tensor.clone(), place)) for place, tensor in enumerate(drawn)]
+        unused = torch.nn.Parameter(torch.ones(3))
+        optimizer = kind(
+            [{"params": weights[:3], "lr": 0.3}, {"params": [*weights[3:], unused]}], 0.1, 0.9, 0.0, decay, nesterov
+        )
+        called = []
+        optimizer.register_step_pre_hook(lambda *_, called=called: called.append("before"))
+        optimizer.register_step_post_hook(lambda *_, called=called: called.append("after"))
+        draw = torch.Generator().manual_seed(1)
+        for step in range(5):
+            for weight in weights:
+                weight.grad = layout(torch.randn(weight.shape, generator=draw), step)
+            if step == 3:  # as from a checkpoint
+                for state in optimizer.state.values():
+                    state["momentum_buffer"] = state["momentum_buffer"].contiguous()
+            if kind is SGD:
+                monkeypatch.setattr(sgd, "_torchs_step", lambda *_: pytest.fail("not by the kernel"))
+            optimizer.step()
+        assert called == ["before", "after"] * 5
+        assert "momentum_buffer" not in optimizer.state.get(unused, {})
+        made.append([*weights, *(optimizer.state[weight]["momentum_buffer"] for weight in weights)])
+    for ours, torchs in zip(*made, strict=True):
+        assert torch.equal(ours, torchs)
+
+
+@pytest.mark.parametrize("kind", ["double", "with gaps", "without momentum", "of a tensor rate"])
+def test_what_the_pass_is_not_for_goes_to_torch(kind, monkeypatch):
+    data = torch.ones(4, 4, dtype=torch.float64 if kind == "double" else torch.float32)
+    weight = torch.nn.Parameter(data[:, ::2] if kind == "with gaps" else data)
+    rate = torch.tensor(0.5) if kind == "of a tensor rate" else 0.5
+    optimizer = SGD([weight], lr=rate, momentum=0.0 if kind == "without momentum" else 0.9)
+    weight.grad = torch.ones_like(weight)
+    monkeypatch.setattr(sgd, "library", lambda _: pytest.fail("not for the kernel"))
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.full_like(weight, 0.5))

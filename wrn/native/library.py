@@ -18,7 +18,7 @@ from wrn.errors import Error
 from wrn.files import cache_dir, write_whole
 
 Kind = Literal["bf16", "fp32"]
-Name = Literal["bf16", "fp32", "pictures"]
+Name = Literal["bf16", "fp32", "pictures", "sgd"]
 
 KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 WIDTHS: dict[Kind, int] = {"bf16": 16, "fp32": 8}  # numbers that the kernels take at a time, as in vectors.h
@@ -27,16 +27,19 @@ _SOURCES: dict[Name, tuple[str, ...]] = {
     "bf16": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp", "weight_gradient.cpp"),
     "fp32": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp"),
     "pictures": ("pictures.cpp",),
+    "sgd": ("sgd.cpp",),
 }
 _NEEDS: dict[Name, tuple[str, ...]] = {  # as torch calls them
     "bf16": ("avx512_bf16", "avx512_bw"),
     "fp32": ("avx2", "fma3"),
     "pictures": (),
+    "sgd": ("avx2", "fma3"),
 }
 _OPTIONS: dict[Name, str] = {
     "bf16": "-DBF16 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mfma -fopenmp",
     "fp32": "-mavx2 -mfma -fopenmp",
     "pictures": "-ffp-contract=off",  # each product rounded by itself, as torch's operations do
+    "sgd": "-mavx2 -mfma -fopenmp -ffp-contract=off",
 }
 
 
@@ -58,7 +61,7 @@ def lacking(name: Name) -> str | None:
 
 
 def available(name: Name) -> bool:
-    """Whether there is such a library: kernels for tensors of a kind, or for pictures."""
+    """Whether there is such a library: kernels for tensors of a kind, for pictures, or for SGD."""
     return capable(name) and lacking(name) is None
 
 

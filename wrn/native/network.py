@@ -224,7 +224,7 @@ class Program:
 
 
 def _staged(layers: Sequence[_Row], sizes: Sequence[int]) -> tuple[list[_Row], list[_Stage]]:
-    """The layers in stages; what a stage hands on gets a map of its own. `sizes`: numbers of an image in each output."""
+    """The layers in stages; what a stage hands on gets a map of its own. `sizes`: numbers of an image in each."""
     handed = _handed(layers, sizes)
     renamed: list[_Row] = []
     stages: list[_Stage] = []

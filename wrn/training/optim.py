@@ -11,6 +11,7 @@ from wrn.models.rules import LayerRule, limit_norms
 from wrn.models.stochastic_depth import skips_blocks
 from wrn.recipes import Recipe
 from wrn.training.muon import Muon as _Muon
+from wrn.training.sgd import SGD as _SGD
 
 
 def _without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
@@ -23,7 +24,7 @@ def _without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
     return type(kind.__name__, (kind,), bare | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
-SGD, RMSprop, Muon = map(_without_compiler, (torch.optim.SGD, torch.optim.RMSprop, _Muon))
+SGD, RMSprop, Muon = map(_without_compiler, (_SGD, torch.optim.RMSprop, _Muon))
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
