@@ -124,6 +124,16 @@ def test_sgd_in_one_pass_has_torchs_bits(nesterov, decay, monkeypatch):
         assert torch.equal(ours, torchs)
 
 
+def test_autograd_knows_that_sgd_changed_a_weight():
+    weight = torch.nn.Parameter(torch.ones(64))
+    optimizer = SGD([weight], lr=0.5, momentum=0.9)
+    loss = weight.square().sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("kind", ["double", "with gaps", "without momentum", "of a tensor rate"])
 def test_what_the_pass_is_not_for_goes_to_torch(kind, monkeypatch):
     data = torch.ones(4, 4, dtype=torch.float64 if kind == "double" else torch.float32)

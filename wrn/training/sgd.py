@@ -33,21 +33,27 @@ class SGD(torch.optim.SGD):
                     *map(pointer, (weight, gradient, momentum)), *numbers(weight.numel()),
                     *settings, *numbers(group["nesterov"]),
                 )  # fmt: skip
+                torch.autograd.graph.increment_version(weight)  # so that autograd knows of it
         return None
 
 
 def _suits(group: dict[str, Any]) -> bool:
-    """Whether the kernel does what the group's settings ask, and its weights lie in memory as it takes them."""
+    """Whether the kernel does what the group's settings ask, and takes its weights and gradients."""
     plain = group["momentum"] != 0 and isinstance(group["lr"], float)
     plain = plain and not any(group[name] for name in ("dampening", "maximize", "differentiable", "fused"))
-    return plain and all(
-        weight.device.type == "cpu" and weight.dtype == torch.float32 and _is_dense(weight)
-        for weight in group["params"]
+    weights = group["params"]
+    tensors = [*weights, *(weight.grad for weight in weights if weight.grad is not None)]
+    return (
+        plain
+        and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
+        and all(each.layout == torch.strided for each in tensors)
+        and all(map(_is_dense, weights))
     )
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
+def _is_dense(weight: Tensor) -> bool:
+    """Its numbers follow one another."""
+    return weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def _like(weight: Tensor, other: Tensor | None) -> Tensor:
