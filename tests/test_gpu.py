@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 import wrn
 from wrn.data.loader import Resident
 from wrn.training.optim import set_rates
-from wrn.training.passes import Passes
 from wrn.training.precision import choose
 from wrn.training.readings import Readings
+from wrn.training.steps import Steps
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -90,17 +90,15 @@ def test_no_step_waits_for_the_gpu(name, graphs):
         execution.place(wrn.network_of(recipe, 10, 0, steps=100)).train(),
     )
     learnt = wrn.objective(network, recipe, samples=len(data.train), autocast=execution.autocast)
-    optimizer = wrn.optimizer(network, recipe)
+    optimizer = wrn.optimizer(network, recipe, execution.products)
     learnt.start_epoch(1)
     set_rates(optimizer, recipe, 10)  # one cycle begins at rate 0
-    passes = Passes(learnt, optimizer, graphs)
+    take = Steps(learnt, optimizer, graphs)
     readings, losses = Readings("cuda"), []
     batches = data.train.batches(recipe, seed=0, epoch=1, order=learnt.order)
     try:
         for step, (images, labels) in enumerate(batches, 1):
-            found = passes(execution.arrange(images), labels)
-            losses += [each.loss for each in readings.add(step, *found)]
-            optimizer.step()
+            losses += [each.loss for each in readings.add(step, *take(execution.arrange(images), labels))]
             if step == 4:  # a graph has been recorded, if one is to be
                 torch.cuda.set_sync_debug_mode("error")
     finally:
@@ -135,6 +133,18 @@ def test_graphs_train_to_what_single_kernels_do(tmp_path, compile, memory):
     for one, other in zip(usual.metrics, graphs.metrics, strict=True):
         assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
         assert other["test_loss"] == pytest.approx(one["test_loss"], rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
+@pytest.mark.parametrize("optimizer", [{"recipe": "fast"}, {"optimizer": "rmsprop", "momentum": 0.9, "lr": 1e-3}])
+def test_graphs_train_by_every_optimiser(tmp_path, optimizer):
+    """Rates that change from step to step are not those that were recorded."""
+    recipe = wrn.recipe("wrn-10-2", data="digits", epochs=2, **optimizer)
+    ways = {"device": "cuda", "precision": "fp32", "deterministic": True, "quiet": True}
+    usual = wrn.train(recipe, tmp_path / "usual", **ways)
+    graphs = wrn.train(recipe, tmp_path / "graphs", graphs=True, **ways)
+    assert graphs.metrics[0]["train_loss"] == pytest.approx(usual.metrics[0]["train_loss"], rel=1e-2)
+    assert graphs.result["test_error"] == pytest.approx(usual.result["test_error"], abs=3)
 
 
 def test_no_graph_is_recorded_of_what_changes_from_step_to_step(tmp_path):

@@ -66,7 +66,7 @@ def train(
     checkpoint_every: Annotated[
         str | None, option("also save this often within epochs (default: only after each)", "90s|10m|2h")
     ] = None,
-    graphs: Annotated[bool, option("on CUDA: replay forward and backward as CUDA graphs")] = False,
+    graphs: Annotated[bool, option("on CUDA: record a step once as a CUDA graph, and replay it")] = False,
     deterministic: Annotated[bool, option("bit-reproducible on CUDA too, but slower")] = False,
     out: Annotated[str | None, option("the run folder (default: runs/DATA/MODEL-HASH/seedSEED)", "FOLDER")] = None,
     fresh: Annotated[bool, option("start over where a run was begun")] = False,

@@ -7,7 +7,7 @@ import wrn
 from wrn.native.library import available
 from wrn.training import sgd
 from wrn.training.optim import SGD, skip_unless_finite
-from wrn.training.passes import gradient_norm
+from wrn.training.steps import gradient_norm
 
 
 def test_three_steps_equal_the_formula():

@@ -27,7 +27,7 @@ def bench_train(
     device: Device = None,
     precision: Precision = None,
     compile: Annotated[bool, option("compile ours first")] = False,
-    graphs: Annotated[bool, option("ours as CUDA graphs")] = False,
+    graphs: Annotated[bool, option("ours as a CUDA graph")] = False,
     native: Native = None,
     data: Data = "digits",
     out: Out = None,

@@ -32,9 +32,9 @@ from wrn.native.library import has_amx
 from wrn.native.operations import weight_gradient
 from wrn.recipes import Recipe
 from wrn.training.objective import objective
-from wrn.training.passes import Passes
 from wrn.training.precision import Execution, choose
 from wrn.training.readings import Readings
+from wrn.training.steps import Steps
 
 OURS, USUAL = "wrn", "usual loop, fp32"
 BATCH_SIZES = {"wrn-16-4": 128, "wrn-28-10": 32, "wrn-40-4": 64}  # on a CPU; elsewhere the paper's 128
@@ -123,15 +123,13 @@ def ours(
     """A step as `wrn train` makes it."""
     learnt = objective(network, recipe, autocast=execution.autocast, compiled=execution.compiled)
     learnt.start_epoch(1)
-    optimizer = wrn.optimizer(network, recipe)
-    passes = Passes(learnt, optimizer, execution.graphs)
+    optimizer = wrn.optimizer(network, recipe, execution.products)
+    steps = Steps(learnt, optimizer, execution.graphs)
     readings = Readings(execution.device)
 
     def step() -> None:
         images, labels = next(loaded)
-        found = passes(execution.arrange(images), labels)
-        list(readings.add(0, *found))
-        optimizer.step()
+        list(readings.add(0, *steps(execution.arrange(images), labels)))
 
     return step
 

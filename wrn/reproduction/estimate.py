@@ -1,7 +1,7 @@
 """How long runs take and how much they leave on the disk, before they are begun."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,8 +20,8 @@ from wrn.reproduction.plan import Job
 from wrn.runs import Run
 from wrn.training.objective import Objective
 from wrn.training.optim import optimizer
-from wrn.training.passes import passes
 from wrn.training.precision import choose
+from wrn.training.steps import step
 
 FILES = 2_000_000  # bytes of logs, curves and predictions, about
 
@@ -92,24 +92,25 @@ def _seconds_of_an_image(recipe: Recipe, precision: str, device: str | None) -> 
     execution.apply()
     network = execution.place(_network(recipe)).train()
     plain = replace(recipe, layer_rules=False, stages=(), teacher=None)
-    learnt, optimised = Objective(network, plain, execution.autocast), optimizer(network, plain)
+    learnt, optimised = Objective(network, plain, execution.autocast), optimizer(network, plain, execution.products)
     size = recipe.batch_size if torch.device(execution.device).type == "cuda" else 8
     images = execution.arrange(torch.randn(size, 3, recipe.image_size, recipe.image_size, device=execution.device))
     labels = torch.zeros(size, dtype=torch.int64, device=execution.device)
 
-    def step() -> None:
-        loss, *_ = passes(learnt, optimised, images, labels)
-        optimised.step()
-        loss.item()
+    def seconds(work: Callable[[], Any]) -> float:
+        clock = time.perf_counter()
+        work()
+        next(network.parameters()).flatten()[0].item()  # which waits for a GPU
+        return time.perf_counter() - clock
 
-    found: list[float] = []
+    whole, updates = list[float](), list[float]()
     try:
-        while len(found) < 2 or (len(found) < 9 and sum(found) < 1):  # seconds
-            clock = time.perf_counter()
-            step()
-            found.append(time.perf_counter() - clock)
+        while len(whole) < 2 or (len(whole) < 9 and sum(whole) < 1):
+            whole.append(seconds(lambda: step(learnt, optimised, images, labels)))
+            updates.append(seconds(optimised.step))
     except RuntimeError as error:
         if out_of_memory(error) is None:
             raise
         return None  # too large for this machine, as its run will say
-    return min(found) / size  # the first one sets up; others may have had to share the machine
+    update = min(updates)  # the first one sets up; others may have had to share the machine
+    return (min(whole) - update) / size + update / recipe.batch_size

@@ -209,7 +209,7 @@ def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.opti
                 parameter = parameters[name]
                 if tensor.shape == parameter.shape:  # in the parameter's layout
                     tensor = torch.empty_like(parameter).copy_(tensor)
-                optimizer.state[parameter][part] = tensor
+                optimizer.state[parameter][part] = tensor.to(parameter.device)
 
 
 def _load(tensors: dict[str, Tensor], model: nn.Module) -> None:

@@ -26,9 +26,9 @@ from wrn.training.checkpoint import Belongings, Progress
 from wrn.training.interruption import Interrupted, Interruption
 from wrn.training.objective import objective
 from wrn.training.optim import optimizer, set_rates, start_epoch
-from wrn.training.passes import Passes
 from wrn.training.precision import Execution
 from wrn.training.readings import Reading, Readings
+from wrn.training.steps import Steps
 
 
 @dataclass
@@ -63,7 +63,8 @@ class Training:
             autocast=execution.autocast,
             compiled=execution.compiled,
         )
-        self.optimizer = optimizer(self.objective.trained, recipe)
+        self.optimizer = optimizer(self.objective.trained, recipe, execution.products)
+        self.step = Steps(self.objective, self.optimizer, execution.graphs)
         if execution.graphs and skips_blocks(self.network):
             raise UsageError(
                 "graphs: stochastic depth leaves out other blocks in each step; take --drop-path-per sample, or leave "
@@ -121,14 +122,12 @@ class Training:
         batches = self.data.train.batches(
             recipe, seed=self.seed, epoch=epoch, start=progress.step, order=self.objective.order
         )
-        passes = Passes(self.objective, self.optimizer, self.execution.graphs)
         self.readings = readings = Readings(self.execution.device)
         clock = time.perf_counter()
         for images, labels in batches:
             set_rates(self.optimizer, recipe, epoch, progress.step / steps)
-            found = passes(self.execution.arrange(images), labels)
-            self.take(readings.add(progress.step + 1, *found), epoch, progress)  # which stops if it is not finite
-            self.optimizer.step()
+            found = self.step(self.execution.arrange(images), labels)
+            self.take(readings.add(progress.step + 1, *found), epoch, progress)
 
             timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
             self.shapes_seen.add(images.shape)

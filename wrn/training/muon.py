@@ -14,13 +14,15 @@ from torch import Tensor
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 _MOST = 2**22  # numbers in matrices that are worked on together
+_LEAST = 64  # rows and columns of matrices that gain by another format of products
 
 
 class Muon(torch.optim.Optimizer):
     """Weights of convolutions by Muon, with weight decay on its own; all others by SGD as torch has it.
 
     A group has `lr`, `momentum` (Nesterov's form in both), `weight_decay` of SGD, which is added to the gradient, and
-    `matrix_decay`: a matrix is multiplied by 1 - lr * matrix_decay before each step.
+    `matrix_decay`: a matrix is multiplied by 1 - lr * matrix_decay before each step. `products`: the number format that
+    products of matrices are computed in, the weights' own if None.
     """
 
     def __init__(
@@ -30,9 +32,11 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         matrix_decay: float = 0.0,
+        products: torch.dtype | None = None,
     ) -> None:
         usual = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "matrix_decay": matrix_decay}
         super().__init__(params, usual)
+        self.products = products
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -41,19 +45,22 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        for group in self.param_groups:  # whose rate may be a tensor, so that no operation takes it as a number
             given = [parameter for parameter in group["params"] if parameter.grad is not None]
             if others := [each for each in given if each.ndim <= 2]:  # the classifier's too, as Muon's author has it
                 decayed = torch._foreach_add(_gradients(others), others, alpha=group["weight_decay"])
                 updates = self._nesterov(others, decayed, group["momentum"])
-                torch._foreach_add_(others, updates, alpha=-group["lr"])
-            for matrices in _alike([each for each in given if each.ndim > 2]):
-                updates = self._nesterov(matrices, _gradients(matrices), group["momentum"])
-                rows, columns = len(updates[0]), updates[0][0].numel()
-                found = orthogonal(torch.stack([update.reshape(rows, columns) for update in updates]))
-                found *= max(1, rows / columns) ** 0.5
-                torch._foreach_mul_(matrices, 1 - group["lr"] * group["matrix_decay"])
-                torch._foreach_add_(matrices, [each.view_as(updates[0]) for each in found], alpha=-group["lr"])
+                torch._foreach_mul_(updates, -group["lr"])
+                torch._foreach_add_(others, updates)
+            for weights in _alike([each for each in given if each.ndim > 2]):
+                updates = self._nesterov(weights, _gradients(weights), group["momentum"])
+                matrices = torch.stack([_matrix(update, weights[0]) for update in updates])
+                rows, columns = matrices.shape[1:]
+                found = orthogonal(matrices, products=self.products if min(rows, columns) >= _LEAST else None)
+                found *= -group["lr"] * max(1, rows / columns) ** 0.5
+                if group["matrix_decay"]:
+                    torch._foreach_mul_(weights, 1 - group["lr"] * group["matrix_decay"])
+                torch._foreach_add_(weights, [_weight(matrix, weights[0]) for matrix in found])
         return loss
 
     def _nesterov(self, parameters: list[Tensor], gradients: Tensors, momentum: float) -> Tensors:
@@ -73,35 +80,55 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 def _alike(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
     """Groups of one shape and limited total size, worked on together, so that a GPU waits for fewer kernel launches."""
-    shapes: dict[torch.Size, list[Tensor]] = {}
+    shapes: dict[tuple[Any, ...], list[Tensor]] = {}
     for parameter in parameters:
-        shapes.setdefault(parameter.shape, []).append(parameter)
+        shapes.setdefault((parameter.shape, parameter.stride()), []).append(parameter)
     for alike in shapes.values():
         step = max(1, _MOST // alike[0].numel())
         yield from (alike[start : start + step] for start in range(0, len(alike), step))
 
 
-def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
+def _matrix(update: Tensor, weight: Tensor) -> Tensor:
+    """(outputs, all else), whose order is free: that of the weight in memory needs no copy."""
+    return (update.movedim(1, -1) if _channels_last(weight) else update).flatten(1)
+
+
+def _weight(matrix: Tensor, weight: Tensor) -> Tensor:
+    """The matrix in the shape of the weight."""
+    if _channels_last(weight):
+        return matrix.view(weight.movedim(1, -1).shape).movedim(-1, 1)
+    return matrix.view(weight.shape)
+
+
+def _channels_last(weight: Tensor) -> bool:
+    return weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def orthogonal(matrix: Tensor, steps: int = 3, products: torch.dtype | None = None) -> Tensor:
     """Near to U V' of each matrix's singular value decomposition U S V', by Newton-Schulz iterations, (..., m, n).
 
     The coefficients are Jordan's: they bring most singular values near 1 in few steps, none of them to 1 itself, and
     leave the smallest small. A step multiplies X by a polynomial of X X': it is these small squares that are iterated.
+    The step's length along a direction is roughly 1 in bfloat16 as it is in float32: `products`, if not None, is the
+    format of all products.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
 
     def polynomial(square: Tensor) -> Tensor:
-        found = b * square + c * square @ square
+        found = torch.baddbmm(square, square, square, beta=b, alpha=c)
         found.diagonal(dim1=-2, dim2=-1).add_(a)
         return found
 
     is_high = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if is_high else matrix
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = x.to(products or matrix.dtype)
     square = x @ x.mT
+    norm = square.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()[..., None, None] + 1e-7
+    square /= norm * norm
     factor = product = polynomial(square)
     for _ in range(steps - 1):
         square = factor @ square @ factor
         factor = polynomial(square)
         product = factor @ product
-    x = product @ x
-    return x.mT if is_high else x
+    x = (product / norm) @ x
+    return (x.mT if is_high else x).to(matrix.dtype)

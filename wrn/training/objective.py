@@ -49,6 +49,11 @@ class Objective:
         if isinstance(self.network, ELUNet):
             self.network.set_stage(self.stage)
 
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """Numbers that the epoch sets and the passes take as they are."""
+        return (self.stage,)
+
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, a scalar, and the logits (N, classes), of preprocessed images (N, 3, H, W) and labels (N,)."""
         with self.autocast():
@@ -143,6 +148,10 @@ class Distillation(Objective):
         before = recipe.stages[0] - 1 if self.hints else 0
         share = min(max(((epoch - before) / (recipe.epochs - before) - start) / (end - start), 0.0), 1.0)
         self.weight = recipe.teacher_weight + (recipe.teacher_weight_end - recipe.teacher_weight) * share
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (*super().settings, self.weight)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.hints and self.stage == 0:

@@ -27,14 +27,14 @@ def _without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
 SGD, RMSprop, Muon = map(_without_compiler, (_SGD, torch.optim.RMSprop, _Muon))
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimizer(model: nn.Module, recipe: Recipe, products: torch.dtype | None = None) -> torch.optim.Optimizer:
     """SGD, RMSProp or Muon over all parameters at the recipe's first rate; `start_epoch` sets the later ones.
 
     Weight decay is coupled (grad += wd * w before momentum) and spares nothing: BN scales and shifts and the
     classifier's bias are decayed too, as the authors' flat parameter vector was; but Muon decays convolutions by
     `matrix_decay` alone. Dampening is 0. With
     `layer_rules` rates, decay and norm limits of single layers are those of the network's own paper; ValueError if it
-    has none.
+    has none. `products`: what Muon multiplies matrices in, the weights' own format if None.
     """
     rules = _rules(model) if recipe.layer_rules else {}
     if recipe.layer_rules and not rules:
@@ -47,15 +47,16 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": each, "weight_decay": recipe.weight_decay * decay, "factor": factor, "fade": fade}
         for (factor, decay, fade), each in groups.items()
     ]
+    on_gpu = all(parameter.is_cuda for parameter in model.parameters())
     made: torch.optim.Optimizer
     if recipe.optimizer == "muon":
-        made = Muon(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, matrix_decay=recipe.matrix_decay)
+        how = {"momentum": recipe.momentum, "matrix_decay": recipe.matrix_decay, "products": products}
+        made = Muon(parameters, lr=recipe.lr_at(1), **how)
     elif recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
-        made = RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5)
+        made = RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5, capturable=on_gpu)
     else:
         # One kernel for all parameters on a GPU; on a CPU it would silently take gradients of another layout wrongly
-        fused = all(parameter.is_cuda for parameter in model.parameters())
-        made = SGD(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+        made = SGD(parameters, lr=recipe.lr_at(1), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=on_gpu)
     set_rates(made, recipe, 1)
     if skips_blocks(model):
         made.register_step_pre_hook(lambda *_: _count_as_zero(model))
@@ -84,7 +85,18 @@ def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int, done
     """Set every parameter group's rate, with the share `done` of the epoch over (which matters for one-cycle only)."""
     for group in optimizer.param_groups:
         faded = group["fade"]((epoch - 1) / recipe.epochs) if group["fade"] else 1.0
-        group["lr"] = recipe.lr_at(epoch, done) * group["factor"] * faded
+        rate = recipe.lr_at(epoch, done) * group["factor"] * faded
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def read_rates_from_device(optimizer: torch.optim.Optimizer) -> None:
+    """Keep the rates beside the weights, where a recorded step finds those set since."""
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
 
 def skip_unless_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:

@@ -40,6 +40,11 @@ class Execution:
         on_cpu = torch.device(self.device).type == "cpu"
         return self.precision if on_cpu and not self.compile and self.precision != "tf32" else None
 
+    @property
+    def products(self) -> torch.dtype | None:
+        """What an optimiser multiplies matrices in; None: the format of the weights."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
     def apply(self) -> None:
         """Set the process up: threads, TF32 only where it was asked for, freed memory and compiled code kept.
 
@@ -148,7 +153,7 @@ def choose(
     fp32 with AVX2; the latter not with an explicit "fp32", which is torch's own to the bit.
     "tf32": fp32 whose products round their factors to 10 bits, on GPUs.
     `memory`: "low" computes BN-ReLU again in the backward pass, "lowest" whole residual blocks. `deterministic`: the
-    same bits each time on CUDA too, as on CPUs. `graphs`: on CUDA forward and backward passes as CUDA graphs.
+    same bits each time on CUDA too, as on CPUs. `graphs`: on CUDA whole steps as a CUDA graph.
     Raises ValueError for an absent device, an unknown precision, and combinations that do not work.
     """
     if device is None:

@@ -66,8 +66,8 @@ def train(
     or processes decode pictures; `root`: a folder that has the data set's files. `teacher`: a network in memory to
     learn from, bare or as returned by `wrn.load`; a teacher that is a run is named in the recipe. `keep_every` keeps
     the checkpoint of every so many epochs for good; `checkpoint_every`, in seconds or such as "10m", also saves within
-    epochs. `deterministic`: bit-reproducible on CUDA too, but slower. `graphs`: on CUDA a step's kernels are recorded
-    once per epoch and then launched all at once.
+    epochs. `deterministic`: bit-reproducible on CUDA too, but slower. `graphs`: on CUDA a step's kernels, the
+    optimiser's among them, are recorded once and then launched all at once.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     if not isinstance(recipe, Recipe):

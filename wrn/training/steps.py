@@ -1,5 +1,6 @@
-"""Forward and backward through a batch, all of a step but the optimiser's own part; on CUDA also as a graph."""
+"""A training step: forward, backward, and the optimiser's; on CUDA also as a graph."""
 
+from collections import Counter
 from functools import cache
 
 import torch
@@ -7,62 +8,62 @@ from torch import Tensor, nn
 
 from wrn.errors import Error
 from wrn.training.objective import Objective
-from wrn.training.optim import skip_unless_finite
+from wrn.training.optim import read_rates_from_device, skip_unless_finite
 
 Found = tuple[Tensor, Tensor, Tensor, int]
-_AT_FIRST = 3  # passes by which torch and cuDNN choose kernels and take memory, as none may while a graph is recorded
+_AT_FIRST = 3  # steps by which torch and cuDNN choose kernels and take memory, as none may while a graph is recorded
 
 
-class Passes:
-    """The passes of an epoch's steps, (images, labels) -> mean loss, norm of the gradient, wrong answers, images.
+class Steps:
+    """The steps of a run, (images, labels) -> mean loss, norm of the gradient, wrong answers, images.
 
-    They leave gradients for the optimiser, which is told to skip the step if the norm is not finite. `graphs`: from the
-    fourth batch of a shape on, a recorded CUDA graph launches all kernels at once; a small network's kernels finish
-    sooner than Python can launch them. Each replay overwrites the results of the last. Use one object per epoch: a
-    graph repeats what the objective did when it was recorded, with that epoch's settings.
+    `graphs`: after three batches of one shape the next such is recorded as a CUDA graph, which from then on launches
+    all kernels of a step at once: a small network's finish sooner than Python can launch them. Batches of other shapes,
+    as an epoch's last may be, are computed kernel by kernel. Each replay overwrites the results of the last.
     """
 
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, graphs: bool = False) -> None:
         self.objective, self.optimizer, self.graphs = objective, optimizer, graphs
-        self._shape, self._seen = torch.Size(), 0
+        self._settings, self._seen = objective.settings, Counter[torch.Size]()
         self._graph: _Graph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Found:
         if not self.graphs:
-            return passes(self.objective, self.optimizer, images, labels)
-        if images.shape != self._shape:
-            self._shape, self._seen, self._graph = images.shape, 0, None  # whose memory is free then
-        self._seen += 1
-        if self._seen <= _AT_FIRST:
-            return self._aside(images, labels)
-        if self._graph is None:
+            return step(self.objective, self.optimizer, images, labels)
+        if self._settings != self.objective.settings:  # a graph repeats what they were as it was recorded
+            self._settings, self._seen, self._graph = self.objective.settings, Counter(), None
+        if self._graph is None and self._seen[images.shape] == _AT_FIRST:
             self._graph = _Graph(self.objective, self.optimizer, images, labels)
-        return self._graph.replay(images, labels)
+        if self._graph is not None and images.shape == self._graph.images.shape:
+            return self._graph.replay(images, labels)
+        self._seen[images.shape] += 1
+        return self._aside(images, labels)
 
     def _aside(self, images: Tensor, labels: Tensor) -> Found:
         """Kernel by kernel, on the stream that a graph is then recorded on: torch wants the same for gradients."""
         usual, stream = torch.cuda.current_stream(images.device), _stream_of(images.device)
         stream.wait_stream(usual)
         with torch.cuda.stream(stream):
-            found = passes(self.objective, self.optimizer, images, labels)
+            found = step(self.objective, self.optimizer, images, labels)
         usual.wait_stream(stream)
         return found
 
 
 class _Graph:
-    """The passes through batches of one shape, which are copied to where the recorded one lay."""
+    """The step of batches of one shape, which are copied to where the recorded one lay."""
 
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images.clone(), labels.clone()
         usual, stream = torch.cuda.current_stream(images.device), _stream_of(images.device)
         self.graph = torch.cuda.CUDAGraph()
+        read_rates_from_device(optimizer)
         optimizer.zero_grad()  # the graph's gradients are in memory of its own
         try:  # what other threads ask of the GPU, such as those that load data, is none of the graph's
             with (
                 torch.cuda.device(images.device),
                 torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"),
             ):
-                self.found = passes(objective, optimizer, self.images, self.labels)
+                self.found = step(objective, optimizer, self.images, self.labels)
         except RuntimeError as error:
             torch.cuda.set_stream(usual)  # which torch 2.11 leaves to us
             cause = error.__context__ or error  # to end a recording that failed fails too
@@ -83,14 +84,16 @@ def _stream_of(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def passes(objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Found:
-    """Those through one batch, kernel by kernel."""
+def step(objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Found:
+    """One step, kernel by kernel. A gradient that is not finite moves no weight, but on a GPU by Muon or RMSProp."""
     loss, logits = objective(images, labels)
     wrong = (logits.argmax(1) != labels).sum()
     optimizer.zero_grad()
     loss.backward()
     norm = gradient_norm(optimizer)
     skip_unless_finite(optimizer, norm)
+    if norm.device.type != "cpu" or norm.isfinite():  # elsewhere to look at it is to wait for it
+        optimizer.step()
     return loss.detach(), norm, wrong, len(labels)
 
 
