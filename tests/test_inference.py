@@ -139,7 +139,7 @@ def test_native_takes_any_layout_and_nothing_else(dtype):
 
 
 @each_type
-def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_images_fit(dtype, monkeypatch):
+def test_natives_bits_do_not_depend_on_threads(dtype):
     ours = native(trained("wrn-10-2"), dtype)
     images = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     threads, together = torch.get_num_threads(), ours(images)
@@ -148,8 +148,22 @@ def test_natives_bits_do_not_depend_on_threads_nor_its_answers_on_how_many_image
         assert torch.equal(ours(images), together)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr("wrn.native.network._ROOM", 4 * 4 * dtype.itemsize * 32 * 32 * 32)  # for four images at first
-    assert distance(ours(images), together.double()) < (2e-6 if dtype == torch.float32 else 0.01)
+
+
+@each_type
+@pytest.mark.parametrize(("name", "side"), [("wrn-10-2", 32), ("resnet-14-cifar", 25), ("wrn-18-0.25-imagenet", 97)])
+def test_natives_answers_do_not_depend_on_how_many_images_fit(name, side, dtype, monkeypatch):
+    """In the caches, and in memory between stages; of 16 channels and odd sides, which fill no whole lines."""
+    ours = native(trained(name), dtype)
+    images = torch.randn(9, 3, side, side, generator=torch.Generator().manual_seed(0))
+    together, near = ours(images).double(), 2e-6 if dtype == torch.float32 else 0.01
+    ours.layers._spare.clear()
+    for room in (1, 2, 3, 4, 5, 7):  # of the first stage's images, as many of other sizes as there is room for
+        monkeypatch.setattr("wrn.native.network._ROOM", room * 4 * dtype.itemsize * 32 * 32 * 32)
+        assert distance(ours(images), together) < near
+    monkeypatch.setattr("wrn.native.network._BETWEEN", 1)
+    assert distance(ours(images), together) < near
+    assert ours(images[:0]).shape == (0, together.shape[1])
 
 
 @needs_bf16

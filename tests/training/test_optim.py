@@ -134,13 +134,31 @@ def test_autograd_knows_that_sgd_changed_a_weight():
         loss.backward()
 
 
-@pytest.mark.parametrize("kind", ["double", "with gaps", "without momentum", "of a tensor rate"])
+@pytest.mark.parametrize(
+    "kind", ["double", "with gaps", "without momentum", "of a tensor rate", "negated", "that were double"]
+)
 def test_what_the_pass_is_not_for_goes_to_torch(kind, monkeypatch):
     data = torch.ones(4, 4, dtype=torch.float64 if kind == "double" else torch.float32)
     weight = torch.nn.Parameter(data[:, ::2] if kind == "with gaps" else data)
     rate = torch.tensor(0.5) if kind == "of a tensor rate" else 0.5
     optimizer = SGD([weight], lr=rate, momentum=0.0 if kind == "without momentum" else 0.9)
-    weight.grad = torch.ones_like(weight)
+    weight.grad = torch._neg_view(-torch.ones_like(weight)) if kind == "negated" else torch.ones_like(weight)
+    if kind == "that were double":
+        optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight, dtype=torch.float64)
     monkeypatch.setattr(sgd, "library", lambda _: pytest.fail("not for the kernel"))
     optimizer.step()
     assert torch.equal(weight.detach(), torch.full_like(weight, 0.5))
+
+
+def test_a_momentum_of_another_shape_is_an_error_and_an_infinite_weight_stays_one():
+    weight = torch.nn.Parameter(torch.ones(1000, 8))
+    optimizer = SGD([weight], lr=0.5, momentum=0.9)
+    optimizer.state[weight]["momentum_buffer"] = torch.zeros(4, 8)
+    weight.grad = torch.ones_like(weight)
+    with pytest.raises(RuntimeError, match="size"):
+        optimizer.step()
+    optimizer.state.clear()
+    weight.data[0, 0] = float("inf")
+    optimizer.step()
+    assert weight[0, 0] == float("inf")
+    assert optimizer.state[weight]["momentum_buffer"].eq(1).all()

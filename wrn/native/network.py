@@ -18,6 +18,7 @@ INPUT = -1  # where a layer reads what the network is given; else 0, 1 or 2, a m
 _HANDED = 3  # the first of the maps that stages hand on
 _KERNELS = (1, 3, 7)
 _ROOM = 12 << 20  # bytes for a stage's maps, which the caches are to hold: so many images are computed at a time
+_BETWEEN = 64 << 20  # bytes for the maps that stages hand on: more images are computed one part after the other
 _SCALE_SHIFT_RELU, _CONVOLUTION, _MAX_POOL = range(3)
 
 
@@ -179,8 +180,14 @@ class Program:
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # addresses would become constants of the trace
             raise UsageError("an optimised network cannot be traced; load it without optimize")
         x, plan = x.float(), self._plan(x.shape[2], x.shape[3])
+        between = sum(stage.handed for stage in plan.stages) * self._weights.itemsize
+        parts = x.split(_evenly(len(x), _BETWEEN // between if between else len(x)))
+        return torch.cat([self._run(part, plan) for part in parts])
+
+    def _run(self, x: Tensor, plan: _Plan) -> Tensor:
         at_a_time = [self._at_a_time(len(x), stage) for stage in plan.stages]
         room = max(count * stage.size for count, stage in zip(at_a_time, plan.stages, strict=True))
+        room = -(-room // 32) * 32
         length = (_HANDED + 1) * room + len(x) * sum(stage.handed for stage in plan.stages)
         try:
             maps = self._spare.pop()  # so that no other thread's call has it
@@ -200,8 +207,7 @@ class Program:
     def _at_a_time(self, images: int, stage: _Stage) -> int:
         """Of so many images; of large weights each reading is to serve many."""
         size = self._weights.itemsize
-        most = max(max(_ROOM, 4 * stage.weights * size) // ((_HANDED + 1) * stage.size * size), 1)
-        return -(-images // max(-(-images // most), 1))  # as even as can be
+        return _evenly(images, max(_ROOM, 4 * stage.weights * size) // ((_HANDED + 1) * stage.size * size))
 
     def _plan(self, height: int, width: int) -> _Plan:
         """For images of that size."""
@@ -211,7 +217,7 @@ class Program:
                 before = sides[layer.source]
                 layers.append(layer._replace(height=before[0], width=before[1]))
                 after = sides[layer.target] = layer.after(before[0]), layer.after(before[1])
-                sizes.append(-(-layer.out * after[0] * after[1] // 32) * 32)
+                sizes.append(layer.out * after[0] * after[1])
             layers, stages = _staged(layers, sizes)
             self._plans[height, width] = _Plan(
                 torch.tensor(layers, dtype=torch.int64, device="cpu"),
@@ -268,6 +274,12 @@ def _needed(layers: Sequence[_Row]) -> list[set[int]]:
         needed = needed - {row.target} | {row.source} | ({row.target} if row.adds else set())
         found.append(needed)
     return found[::-1]
+
+
+def _evenly(images: int, most: int) -> int:
+    """How many at a time, of parts as even as can be and at most so large; at least one."""
+    parts = max(-(-images // max(most, 1)), 1)
+    return max(-(-images // parts), 1)
 
 
 def _int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:

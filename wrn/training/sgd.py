@@ -19,7 +19,7 @@ class SGD(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step for every parameter that has a gradient."""
-        if closure is not None or not all(_suits(group) for group in self.param_groups) or not available("sgd"):
+        if closure is not None or not all(map(self._suits, self.param_groups)) or not available("sgd"):
             return _torchs_step(self, closure)
         for group in self.param_groups:
             settings = [ctypes.c_float(group[name]) for name in ("lr", "momentum", "weight_decay")]
@@ -36,19 +36,24 @@ class SGD(torch.optim.SGD):
                 torch.autograd.graph.increment_version(weight)  # so that autograd knows of it
         return None
 
+    def _suits(self, group: dict[str, Any]) -> bool:
+        """Whether the kernel does what the group's settings ask, and takes its weights, gradients and momenta."""
+        plain = group["momentum"] != 0 and isinstance(group["lr"], float)
+        plain = plain and not any(group[name] for name in ("dampening", "maximize", "differentiable", "fused"))
+        return plain and all(
+            all(
+                each is None or (_is_plain(each) and each.shape == weight.shape)
+                for each in (weight, weight.grad, self.state.get(weight, {}).get("momentum_buffer"))
+            )
+            and _is_dense(weight)
+            for weight in group["params"]
+        )
 
-def _suits(group: dict[str, Any]) -> bool:
-    """Whether the kernel does what the group's settings ask, and takes its weights and gradients."""
-    plain = group["momentum"] != 0 and isinstance(group["lr"], float)
-    plain = plain and not any(group[name] for name in ("dampening", "maximize", "differentiable", "fused"))
-    weights = group["params"]
-    tensors = [*weights, *(weight.grad for weight in weights if weight.grad is not None)]
-    return (
-        plain
-        and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
-        and all(each.layout == torch.strided for each in tensors)
-        and all(map(_is_dense, weights))
-    )
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Its numbers are fp32 in this machine's memory, as they stand there."""
+    kept = tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.layout == torch.strided
+    return kept and not tensor.is_neg()
 
 
 def _is_dense(weight: Tensor) -> bool:
