@@ -1,6 +1,7 @@
 """Networks prepared for use alone answer as the ones they were made from."""
 
 import copy
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -220,6 +221,7 @@ def test_where_few_and_many_images_want_different_forms_each_gets_its_own(empty_
         def __init__(self, slowness):
             super().__init__()
             self.slowness = slowness
+            self.eval()
 
         def forward(self, x):
             asked.append(self)
@@ -238,13 +240,20 @@ def test_where_few_and_many_images_want_different_forms_each_gets_its_own(empty_
     assert choose(a=(1, 9), b=(1.1, 2), c=(9, 1.9))[1] == "b", "hardly slower than the best of each"
     for _ in range(2):  # then from the cache
         found, how = choose(a=(1, 9), b=(1.2, 3), c=(2, 1.9))
-        # a takes 1 + 8/63 (n - 1), c 2 - 0.1/63 (n - 1): as long as each other for 8.78 images
-        assert how == "a for up to 8 images, c for more"
-        assert [found.how(count) for count in (1, 8, 9, 64)] == ["a", "a", "c", "c"]
+        # b takes 1.2 + 1.8/63 (n - 1), c 2 - 0.1/63 (n - 1): as long as each other for 27.5 images. a is ahead of b
+        # for one image, but c of neither where a is behind
+        assert how == "b for up to 27 images, c for more"
+        assert [found.how(count) for count in (1, 27, 28, 64)] == ["b", "b", "c", "c"]
+        assert not any(part.training for part in found.modules())
         asked.clear()
-        for count in (1, 8, 9):
+        for count in (1, 27, 28):
             found(torch.zeros(count, 3, 8, 8)), found.features(torch.zeros(count, 3, 8, 8))
-        assert [form.slowness for form in asked] == [(1, 9)] * 4 + [(2, 1.9)] * 2
+        assert [form.slowness for form in asked] == [(1.2, 3)] * 4 + [(2, 1.9)] * 2
+    kept = next(path for path in empty_cache.rglob("inference/*.json") if "1.2" in path.read_text())
+    for damage in ('"size": Infinity', '"size": 1', '"size": [8]', '"seconds": {"as it is": [1]}'):
+        whole = json.loads(kept.read_text())
+        kept.write_text(json.dumps(whole | json.loads("{" + damage + "}")))
+        assert choose(a=(1, 9), b=(1.2, 3), c=(2, 1.9))[1] == how, "timed anew"
 
 
 def test_what_cannot_be_folded_is_refused():

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, partial
+from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ class _Rounded(nn.Module):
         return found.float()
 
 
-_WORTH_TWO = 1.15  # what one form must be slower than the better of two
+_WORTH_TWO = 1.05  # how many times as slow as two forms the best one must be, on average over numbers of images
 
 
 class BySize(nn.Module):
@@ -155,6 +156,7 @@ class BySize(nn.Module):
     def __init__(self, few: nn.Module, many: nn.Module, names: tuple[str, str], most: int) -> None:
         super().__init__()
         self.few, self.many, self.names, self.most = few, many, names, most
+        self.train(many.training)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = (self.few if len(x) <= self.most else self.many)(x)
@@ -188,20 +190,37 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
             made = ways[how]()
             return made if made is network or torch.linalg.vector_norm(made(noise[:8]) - exact) <= near else None
 
-        def first(slowness: Callable[[float, float], float]) -> str:
-            return next(how for how in sorted(ways, key=lambda how: slowness(*seconds[how])) if form(how) is not None)
+        for few, many, most in _choices(seconds, size):
+            of_few, of_many = form(few), form(many)
+            if of_few is None or of_many is None:
+                continue
+            if few == many:
+                return of_few, few
+            return BySize(of_few, of_many, (few, many), most), f"{few} for up to {most} images, {many} for more"
+    raise AssertionError("the network as it is was not among the choices")
 
-        best, few, many = first(lambda one, more: one * more), first(lambda one, _: one), first(lambda _, more: more)
-        if max(seconds[best][0] / seconds[few][0], seconds[best][1] / seconds[many][1]) < _WORTH_TWO:
-            few = many = best
-        of_few, of_many = form(few), form(many)
-        assert of_few is not None and of_many is not None
-        if few == many:
-            return of_few, few
-        # Each form's time as a line through its two: where they cross
+
+def _choices(seconds: Mapping[str, tuple[float, float]], size: int) -> list[tuple[str, str, int]]:
+    """Forms for few and for many images, often the same, and up to how many are few: what is fastest comes first.
+
+    `seconds` of one image and of `size`: those between lie on a line, and each number of images counts for as many as
+    it has, 1, 2, 4 and so on.
+    """
+    numbers = [2**power for power in range(size.bit_length())]
+    found: list[tuple[float, tuple[str, str, int]]] = []
+    for pair in combinations_with_replacement(seconds, 2):
+        few, many = sorted(pair, key=lambda how: seconds[how])
+        slowness = 0.0
+        for count in numbers:
+            share = (count - 1) / (size - 1)
+            slowness += math.log(min(one + (more - one) * share for one, more in (seconds[few], seconds[many])))
+        slowness /= len(numbers)
+        if few != many:
+            slowness += math.log(_WORTH_TWO)
         ahead, behind = (seconds[many][0] - seconds[few][0], seconds[few][1] - seconds[many][1])
-        most = int(1 + (size - 1) * ahead / (ahead + behind))
-        return BySize(of_few, of_many, (few, many), most), f"{few} for up to {most} images, {many} for more"
+        if few == many or behind > 0:  # else one form is the faster throughout
+            found.append((slowness, (few, many, int(1 + (size - 1) * ahead / (ahead + behind or 1)))))
+    return [choice for _, choice in sorted(found)]
 
 
 def _times(
@@ -214,11 +233,12 @@ def _times(
     facts = [name, parameters, images.shape[-1], sorted(ways), *machine, code()]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     kept = cache_dir() / "inference" / f"{key}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ArithmeticError, LookupError, TypeError, ValueError):  # what damage there can be
         known = json.loads(kept.read_text(encoding="utf-8"))
         found = {how: (float(known["seconds"][how][0]), float(known["seconds"][how][1])) for how in ways}
-        if min(map(min, found.values())) > 0:
-            return found, int(known["size"])
+        size = int(known["size"])
+        if size > 1 and all(0 < each < math.inf for times in found.values() for each in times):
+            return found, size
     many = max(8, min(64, int(1 / _seconds(network, images[:1]))))  # about a second's
     one, more = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, math.inf)
     for how in [*ways, *ways]:  # twice, at different times, as the machine may have been busy at one of them

@@ -23,7 +23,7 @@ from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate, evaluating
 from wrn.hardware import allow_tf32
-from wrn.inference import fastest
+from wrn.inference import BySize, fastest
 from wrn.native.library import floats
 from wrn.training.precision import choose, known_device
 
@@ -239,6 +239,7 @@ def evaluate_run(
     )
     network = model.network if optimize else execution.place(model.network)
     scores = evaluate(network, _relabelled(known, model.classes), arrange=execution.arrange)
+    how = network.how(scores.count) if isinstance(network, BySize) else model.how
     return {
         "test_error": scores.error,
         "test_loss": scores.loss,
@@ -246,7 +247,7 @@ def evaluate_run(
         "images": scores.count,
         "data": known.name,
         "changed_since": data is None and known.fingerprint != header["data_fingerprint"],
-        "precision": "bf16" if "bf16" in model.how else "fp32",
+        "precision": "bf16" if "bf16" in how else "fp32",
     }
 
 

@@ -3,7 +3,6 @@
 import copy
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 
 import wrn
 from wrn.hardware import multiplies_bf16
-from wrn.native.library import capable, lacking, library, sealed
+from wrn.native.library import capable, compiler, lacking, library, sealed
 from wrn.native.operations import add, bn_relu, bn_relu_and_x, conv2d, enabled, weight_gradient
 from wrn.training.precision import choose
 
@@ -42,7 +41,7 @@ def emulated(tmp_path_factory):
     """The kernels compiled with AMX's instructions emulated."""
     with pytest.MonkeyPatch.context() as patch:
         header = Path(__file__).with_name("emulated_amx.h")
-        patch.setenv("CXX", shlex.join([shutil.which("c++"), "-include", str(header)]))
+        patch.setenv("CXX", f"{compiler()} -include {shlex.quote(str(header))}")
         patch.setenv("WRN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))  # whose names do not tell what is included
         library.cache_clear()
         found = library("bf16")
@@ -315,7 +314,7 @@ def test_what_torch_refuses_is_refused(kind):
 
 
 @pytest.mark.parametrize(
-    ("compiler", "says"),
+    ("words", "says"),
     [
         ("{} -DNOTHING", None),
         ("/nowhere/g++", "No such file or directory: '/nowhere/g++'"),
@@ -323,8 +322,8 @@ def test_what_torch_refuses_is_refused(kind):
     ],
 )
 @needs_fp32
-def test_the_compiler_may_have_options_and_is_named_if_it_fails(compiler, says, empty_cache, monkeypatch):
-    monkeypatch.setenv("CXX", compiler.format(shutil.which("c++")))
+def test_the_compiler_may_have_options_and_is_named_if_it_fails(words, says, empty_cache, monkeypatch):
+    monkeypatch.setenv("CXX", words.format(compiler()))
     lacking.cache_clear()
     library.cache_clear()
     try:

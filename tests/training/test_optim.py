@@ -135,7 +135,8 @@ def test_autograd_knows_that_sgd_changed_a_weight():
 
 
 @pytest.mark.parametrize(
-    "kind", ["double", "with gaps", "without momentum", "of a tensor rate", "negated", "that were double"]
+    "kind",
+    ["double", "with gaps", "without momentum", "of a tensor rate", "negated", "that were double", "of another class"],
 )
 def test_what_the_pass_is_not_for_goes_to_torch(kind, monkeypatch):
     data = torch.ones(4, 4, dtype=torch.float64 if kind == "double" else torch.float32)
@@ -143,6 +144,8 @@ def test_what_the_pass_is_not_for_goes_to_torch(kind, monkeypatch):
     rate = torch.tensor(0.5) if kind == "of a tensor rate" else 0.5
     optimizer = SGD([weight], lr=rate, momentum=0.0 if kind == "without momentum" else 0.9)
     weight.grad = torch._neg_view(-torch.ones_like(weight)) if kind == "negated" else torch.ones_like(weight)
+    if kind == "of another class":  # as sharded ones are, whose numbers lie elsewhere
+        weight.grad = weight.grad.as_subclass(type("Other", (torch.Tensor,), {}))
     if kind == "that were double":
         optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight, dtype=torch.float64)
     monkeypatch.setattr(sgd, "library", lambda _: pytest.fail("not for the kernel"))

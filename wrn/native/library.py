@@ -73,7 +73,7 @@ def has_amx() -> bool:
 
 @cache
 def library(name: Name) -> ctypes.CDLL:
-    """The compiled kernels for tensors of a kind, or pictures. Raises wrn.Error, saying why, where there are none."""
+    """The compiled kernels of that name. Raises wrn.Error, saying why, where there are none."""
     if not capable(name):
         instructions = "AVX-512 with bf16" if name == "bf16" else "AVX2"
         why = f"this processor has no {instructions}" if sys.platform == "linux" else "they are for Linux"
@@ -89,12 +89,17 @@ def library(name: Name) -> ctypes.CDLL:
     return loaded
 
 
+def compiler() -> str:
+    """The command by which C++ is compiled, with options of its own if CXX has some. Raises wrn.Error without one."""
+    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if found is None:
+        raise Error("native kernels: no C++ compiler was found; install g++ or clang, or name one in CXX")
+    return found
+
+
 def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
     """The library made of the sources, with the compiler's `options`. Raises wrn.Error, saying why, if it cannot be."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise Error("native kernels: no C++ compiler was found; install g++ or clang, or name one in CXX")
-    command = [*shlex.split(compiler), "-O3", "-std=c++20", "-fPIC", "-shared"]
+    command = [*shlex.split(compiler()), "-O3", "-std=c++20", "-fPIC", "-shared"]
     # Of the text, not the place: a checkout that is moved compiles nothing again
     facts = [*(source.read_bytes() for source in sources), *(word.encode() for word in (*command, *options))]
     kept = cache_dir() / "native" / f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
@@ -112,7 +117,7 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
         except OSError as error:
             reason = str(error)
         if reason is not None:
-            raise Error(f"native kernels: {compiler} failed ({reason.strip()}); update it, or name another in CXX")
+            raise Error(f"native kernels: {compiler()} failed ({reason.strip()}); update it, or name another in CXX")
         made.write_bytes(sealed(made.read_bytes()))
 
     try:

@@ -86,7 +86,7 @@ class _Stage(NamedTuple):
 
     end: int
     size: int  # numbers of an image in the largest of its maps
-    weights: int  # numbers in the largest of its weights
+    weights: int  # numbers in the largest of its weights, as Winograd has them
     handed: int  # numbers of an image in the map that it leaves to the next stage
 
 
@@ -179,7 +179,7 @@ class Program:
             raise UsageError(f"images: {tuple(x.shape)} on {x.device}; must be {wanted}")
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # addresses would become constants of the trace
             raise UsageError("an optimised network cannot be traced; load it without optimize")
-        x, plan = x.float(), self._plan(x.shape[2], x.shape[3])
+        x, plan = x.float().resolve_neg(), self._plan(x.shape[2], x.shape[3])
         between = sum(stage.handed for stage in plan.stages) * self._weights.itemsize
         parts = x.split(_evenly(len(x), _BETWEEN // between if between else len(x)))
         return torch.cat([self._run(part, plan) for part in parts])

@@ -1,4 +1,7 @@
-"""SGD as torch has it, to the bit; on CPUs in one pass over the weights instead of five (`wrn/native/sgd.cpp`)."""
+"""SGD as torch has it; on CPUs in one pass over the weights instead of five (`wrn/native/sgd.cpp`).
+
+To the bit, but for the sign of zeros, where torch too uses AVX2, as it does unless told not to.
+"""
 
 import ctypes
 import inspect
@@ -6,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wrn.native.library import available, library, numbers, pointer
 
@@ -53,7 +56,7 @@ class SGD(torch.optim.SGD):
 def _is_plain(tensor: Tensor) -> bool:
     """Its numbers are fp32 in this machine's memory, as they stand there."""
     kept = tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.layout == torch.strided
-    return kept and not tensor.is_neg()
+    return kept and type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg()
 
 
 def _is_dense(weight: Tensor) -> bool:
