@@ -126,7 +126,7 @@ def test_extra_is_left_out_and_said(tmp_path):
         write(tmp_path / f"{split}-00000-of-00001.parquet", first=100 * number)
     write(tmp_path / "misc" / "other.parquet")
     source = read(tmp_path)
-    what = f"parquet:{tmp_path}: left out 1 files"
+    what = f"parquet:{tmp_path}: left out 1 file"
     assert source.remarks == [
         f"{what} of the extra split, such as extra-00000-of-00001.parquet",
         f"{what} whose split no name tells, such as misc/other.parquet",
@@ -146,7 +146,7 @@ def test_validation_stands_in_for_a_missing_test_split_only(tmp_path, name):
     write(tmp_path / "test.parquet", first=200)
     source = read(tmp_path)
     assert [remark.partition(": ")[2] for remark in source.remarks] == [
-        f"left out 1 files of the validation split, as there is a test split, such as {name}.parquet"
+        f"left out 1 file of the validation split, as there is a test split, such as {name}.parquet"
     ]
     check(source.decode(2, lambda *a: None).test, range(200, 206), LABELS)
 

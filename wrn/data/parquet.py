@@ -138,7 +138,8 @@ class ParquetFiles:
             self.remarks.append(f"{self.what}: has no test split; its validation split is used as one")
         for split, which in left_out.items():
             if out := by_split[split]:
-                self.remarks.append(f"{self.what}: left out {len(out)} files {which}, such as {out[0].name}")
+                count = "1 file" if len(out) == 1 else f"{len(out)} files"
+                self.remarks.append(f"{self.what}: left out {count} {which}, such as {out[0].name}")
         return train, test
 
     def _columns_of(self, file: File) -> Columns:
