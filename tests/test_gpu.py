@@ -143,8 +143,8 @@ def test_graphs_train_by_every_optimiser(tmp_path, optimizer):
     ways = {"device": "cuda", "precision": "fp32", "deterministic": True, "quiet": True}
     usual = wrn.train(recipe, tmp_path / "usual", **ways)
     graphs = wrn.train(recipe, tmp_path / "graphs", graphs=True, **ways)
-    assert graphs.metrics[0]["train_loss"] == pytest.approx(usual.metrics[0]["train_loss"], rel=1e-2)
-    assert graphs.result["test_error"] == pytest.approx(usual.result["test_error"], abs=3)
+    for one, other in zip(usual.metrics, graphs.metrics, strict=True):
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=2e-2)
 
 
 def test_no_graph_is_recorded_of_what_changes_from_step_to_step(tmp_path):

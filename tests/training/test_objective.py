@@ -115,7 +115,7 @@ def test_answers_are_the_published_cost(teacher):
         (576, 4 - 3 * 284 / 396),
     ):
         objective.start_epoch(epoch)
-        assert objective.weight == pytest.approx(weight)
+        assert objective.weight.item() == pytest.approx(weight)
     objective.start_epoch(400)
     loss, logits = objective(images.double(), labels)
     ours, theirs = logits.detach().numpy(), master(images.double()).detach().numpy()
@@ -135,7 +135,7 @@ def test_lambda_ends_at_one():
     objective = wrn.objective(network, recipe, network, images=torch.zeros(1, 3, 32, 32))
     for epoch, weight in ((4, 4.0), (5, 4 - 3 / 396), (399, 4 - 3 * 395 / 396), (400, 1.0), (600, 1.0)):
         objective.start_epoch(epoch)
-        assert objective.weight == pytest.approx(weight)
+        assert objective.weight.item() == pytest.approx(weight)
 
 
 def test_squared_hinge_is_caffes():

@@ -6,7 +6,7 @@ import torch
 import wrn
 from wrn.native.library import available
 from wrn.training import sgd
-from wrn.training.optim import SGD, skip_unless_finite
+from wrn.training.optim import SGD, Muon, skip_unless_finite
 from wrn.training.steps import gradient_norm
 
 
@@ -54,6 +54,31 @@ def test_a_step_of_muon_is_its_polynomial_of_singular_values():
         else:
             g = gradients[name] + 0.01 * before[name]
             torch.testing.assert_close(p.detach(), before[name] - rate * (g + 0.9 * g), rtol=1e-9, atol=1e-12)
+
+
+def test_products_in_bf16_turn_a_step_of_muon_a_little():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((64, 16, 3, 3), (128, 128, 3, 3), (96, 64, 1, 1), (128, 8, 3, 3)):
+        gradient = torch.randn(shape, generator=generator) * torch.logspace(0, -3, shape[0])[:, None, None, None]
+        steps = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for kind, products in ((torch.float64, None), (torch.float32, None), (torch.float32, torch.bfloat16)):
+                weight = torch.nn.Parameter(torch.zeros(shape, dtype=kind).contiguous(memory_format=layout))
+                weight.grad = gradient.to(kind)
+                Muon([weight], lr=1.0, products=products).step()
+                steps.append(weight.detach().double())
+        length = steps[0].norm()
+        apart = [((step - steps[0]).norm() / length).item() for step in steps]
+        assert max(apart[0], apart[1], apart[3], apart[4]) < 1e-4
+        assert all(1e-3 < apart[way] < 0.06 for way in (2, 5)), apart
+    for scale in (0.0, 1e-12, 1e6):  # nothing to divide by; and lengths far from usual ones
+        weight = torch.nn.Parameter(torch.zeros(64, 64, 3, 3))
+        weight.grad = scale * torch.randn(64, 64, 3, 3, generator=generator)
+        Muon([weight], lr=1.0, products=torch.bfloat16).step()
+        assert weight.isfinite().all()
+        assert weight.any() == (scale > 0)
+    with pytest.raises(ValueError, match=r"must be torch\.float32 or torch\.bfloat16"):
+        Muon([weight], lr=1.0, products=torch.float16)
 
 
 def test_momentum_is_forgotten_only_at_drops_and_only_where_the_recipe_says_so():

@@ -1,5 +1,6 @@
 """When steps are recorded and what replaying them does; that CUDA does it right is for a GPU to show (test_gpu)."""
 
+import sys
 from dataclasses import replace
 from typing import ClassVar
 
@@ -22,7 +23,6 @@ class Recorded(TorchDispatchMode):
         super().__init__()
         self.shapes.append(len(images))
         self.images, self.labels, self.calls = images.clone(), labels.clone(), []
-        read_rates_from_device(optimizer)
         optimizer.zero_grad()
         with self:
             self.found = steps.step(objective, optimizer, self.images, self.labels)
@@ -46,19 +46,19 @@ class Recorded(TorchDispatchMode):
         return self.found
 
 
-def trained(recipe, sizes, rates, graphs):
+def trained(recipe, sizes, graphs, teacher=None):
     """What the steps of each epoch came to, on batches of these sizes, and all that was learnt."""
     draw, told = torch.Generator().manual_seed(0), []
     torch.manual_seed(0)  # for dropout
     network = wrn.network_of(recipe, 10, seed=0, steps=recipe.epochs * len(sizes)).train()
-    learnt = wrn.objective(network, recipe, samples=sum(sizes))
+    learnt = wrn.objective(network, recipe, teacher, images=torch.zeros(1, 3, 32, 32), samples=sum(sizes))
     optimizer = wrn.optimizer(learnt.trained, recipe)
-    if recipe.optimizer == "sgd":  # as on CUDA
-        for settings in (optimizer.defaults, *optimizer.param_groups):
-            settings["fused"] = True
-    if rates == "on the device":
+    as_on_cuda = {"sgd": {"fused": True}, "rmsprop": {"capturable": True, "foreach": True}}.get(recipe.optimizer, {})
+    for settings in (optimizer.defaults, *optimizer.param_groups):
+        settings.update(as_on_cuda)
+    if graphs is None:
         read_rates_from_device(optimizer)
-    step = steps.Steps(learnt, optimizer, graphs)
+    step = steps.Steps(learnt, optimizer, bool(graphs))
     for epoch in range(1, recipe.epochs + 1):
         learnt.start_epoch(epoch)
         start_epoch(optimizer, recipe, epoch)
@@ -74,6 +74,8 @@ def trained(recipe, sizes, rates, graphs):
     [
         ("wrn-10-1", {"dropout": 0.3, "milestones": (3,), "reset_momentum": True}, [6]),
         ("wrn-10-1", {"recipe": "fast", "matrix_decay": 0.1, "weight_decay": 1e-4}, [6]),
+        ("wrn-10-1", {"optimizer": "rmsprop", "lr": 1e-3, "milestones": (3,)}, [6]),
+        ("wrn-10-1", {"teacher": "of-the-test", "teacher_weight": 1.0, "teacher_weight_end": 0.1}, [6]),
         ("dsn", {"recipe": "own", "stages": (3,)}, [6, 6]),  # from then on without companions
     ],
 )
@@ -82,15 +84,34 @@ def test_replayed_steps_are_those_that_python_would_have_made(monkeypatch, model
     monkeypatch.setattr(steps, "_Graph", Recorded)
     monkeypatch.setattr(Recorded, "shapes", [])
     monkeypatch.setattr(steps.Steps, "_aside", lambda self, *batch: steps.step(self.objective, self.optimizer, *batch))
+    rmsprop = sys.modules[torch.optim.RMSprop.__module__]
+    monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda *_: ["cpu"])
     recipe = wrn.recipe(model, data="cifar10", epochs=4, **fields)
-    sizes = [6, 6, 6, 4]
-    floats, _ = trained(recipe, sizes, "in Python", graphs=False)
-    usual, weights = trained(recipe, sizes, "on the device", graphs=False)
-    graphs, others = trained(recipe, sizes, "on the device", graphs=True)
+    sizes, teacher = [6, 6, 6, 4], wrn.create_model("wrn-10-1", num_classes=10) if "teacher" in fields else None
+    floats, _ = trained(recipe, sizes, False, teacher)
+    usual, weights = trained(recipe, sizes, None, teacher)  # with rates on the device
+    graphs, others = trained(recipe, sizes, True, teacher)
     assert Recorded.shapes == recorded
     assert graphs == usual
     assert all(torch.equal(others[name], value) for name, value in weights.items())
     torch.testing.assert_close(torch.tensor(usual), torch.tensor(floats), rtol=1e-3, atol=1e-3)  # the rate in float32
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "rmsprop"])
+def test_a_gradient_that_is_not_finite_moves_no_weight(optimizer):
+    recipe = wrn.recipe("wrn-10-1", data="digits", optimizer=optimizer)
+    network = wrn.network_of(recipe, 10, seed=0).train()
+    learnt, made = wrn.objective(network, recipe), wrn.optimizer(network, recipe)
+    step, images, labels = steps.Steps(learnt, made), torch.randn(4, 3, 8, 8), torch.arange(4)
+    step(images, labels)
+    kept = [tensor.clone() for tensor in (*network.parameters(), *tree_leaves(list(made.state.values())))]
+    images[1, 2, 3, 4] = float("inf")
+    assert not step(images, labels)[1].isfinite()
+    now = [*network.parameters(), *tree_leaves(list(made.state.values()))]
+    assert all(torch.equal(before, after) for before, after in zip(kept, now, strict=True))
+    images[1, 2, 3, 4] = 0
+    assert step(images, labels)[1].isfinite()
+    assert not torch.equal(kept[0], next(network.parameters()))
 
 
 class Crossings(TorchDispatchMode):

@@ -93,6 +93,8 @@ def _seconds_of_an_image(recipe: Recipe, precision: str, device: str | None) -> 
     network = execution.place(_network(recipe)).train()
     plain = replace(recipe, layer_rules=False, stages=(), teacher=None)
     learnt, optimised = Objective(network, plain, execution.autocast), optimizer(network, plain, execution.products)
+    for group in optimised.param_groups:
+        group["lr"] = 0.0  # the rate is for larger batches
     size = recipe.batch_size if torch.device(execution.device).type == "cuda" else 8
     images = execution.arrange(torch.randn(size, 3, recipe.image_size, recipe.image_size, device=execution.device))
     labels = torch.zeros(size, dtype=torch.int64, device=execution.device)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wrn.errors import UsageError
+
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 _MOST = 2**22  # numbers in matrices that are worked on together
@@ -22,7 +24,7 @@ class Muon(torch.optim.Optimizer):
 
     A group has `lr`, `momentum` (Nesterov's form in both), `weight_decay` of SGD, which is added to the gradient, and
     `matrix_decay`: a matrix is multiplied by 1 - lr * matrix_decay before each step. `products`: the number format that
-    products of matrices are computed in, the weights' own if None.
+    products of matrices are computed in, torch.float32 or torch.bfloat16; the weights' own if None.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         usual = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "matrix_decay": matrix_decay}
         super().__init__(params, usual)
+        if products not in (None, torch.float32, torch.bfloat16):  # squares of others' numbers end too soon
+            raise UsageError(f"products {products}: must be torch.float32 or torch.bfloat16")
         self.products = products
 
     @torch.no_grad()
@@ -105,7 +109,7 @@ def _channels_last(weight: Tensor) -> bool:
 
 
 def orthogonal(matrix: Tensor, steps: int = 3, products: torch.dtype | None = None) -> Tensor:
-    """Near to U V' of each matrix's singular value decomposition U S V', by Newton-Schulz iterations, (..., m, n).
+    """Near to U V' of each matrix's singular value decomposition U S V', by Newton-Schulz iterations, (N, m, n).
 
     The coefficients are Jordan's: they bring most singular values near 1 in few steps, none of them to 1 itself, and
     leave the smallest small. A step multiplies X by a polynomial of X X': it is these small squares that are iterated.
@@ -121,7 +125,7 @@ def orthogonal(matrix: Tensor, steps: int = 3, products: torch.dtype | None = No
 
     is_high = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if is_high else matrix
-    x = x.to(products or matrix.dtype)
+    x = x.to(products or torch.promote_types(matrix.dtype, torch.float32))
     square = x @ x.mT
     norm = square.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()[..., None, None] + 1e-7
     square /= norm * norm

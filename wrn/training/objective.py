@@ -49,11 +49,6 @@ class Objective:
         if isinstance(self.network, ELUNet):
             self.network.set_stage(self.stage)
 
-    @property
-    def settings(self) -> tuple[float, ...]:
-        """Numbers that the epoch sets and the passes take as they are."""
-        return (self.stage,)
-
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, a scalar, and the logits (N, classes), of preprocessed images (N, 3, H, W) and labels (N,)."""
         with self.autocast():
@@ -135,7 +130,7 @@ class Distillation(Objective):
         """
         super().__init__(network, recipe, autocast, compiled)
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)  # the caller's stays as it is
-        self.weight = recipe.teacher_weight
+        self.weight = torch.tensor(recipe.teacher_weight, device=images.device)
         self._hint = torch.empty(0)
         self.hints = bool(recipe.stages) and isinstance(network, FitNet)
         if self.hints:
@@ -147,11 +142,7 @@ class Distillation(Objective):
         start, end = recipe.teacher_fade
         before = recipe.stages[0] - 1 if self.hints else 0
         share = min(max(((epoch - before) / (recipe.epochs - before) - start) / (end - start), 0.0), 1.0)
-        self.weight = recipe.teacher_weight + (recipe.teacher_weight_end - recipe.teacher_weight) * share
-
-    @property
-    def settings(self) -> tuple[float, ...]:
-        return (*super().settings, self.weight)
+        self.weight.fill_(recipe.teacher_weight + (recipe.teacher_weight_end - recipe.teacher_weight) * share)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.hints and self.stage == 0:

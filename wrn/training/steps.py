@@ -19,19 +19,22 @@ class Steps:
 
     `graphs`: after three batches of one shape the next such is recorded as a CUDA graph, which from then on launches
     all kernels of a step at once: a small network's finish sooner than Python can launch them. Batches of other shapes,
-    as an epoch's last may be, are computed kernel by kernel. Each replay overwrites the results of the last.
+    as an epoch's last may be, are computed kernel by kernel, in memory beside the graph's. Each replay overwrites the
+    results of the last. A new stage of the objective is recorded anew.
     """
 
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, graphs: bool = False) -> None:
         self.objective, self.optimizer, self.graphs = objective, optimizer, graphs
-        self._settings, self._seen = objective.settings, Counter[torch.Size]()
+        self._stage, self._seen = objective.stage, Counter[torch.Size]()
         self._graph: _Graph | None = None
+        if graphs:  # from the first step on: a run that is continued in between is to come to the same bits
+            read_rates_from_device(optimizer)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Found:
         if not self.graphs:
             return step(self.objective, self.optimizer, images, labels)
-        if self._settings != self.objective.settings:  # a graph repeats what they were as it was recorded
-            self._settings, self._seen, self._graph = self.objective.settings, Counter(), None
+        if self._stage != self.objective.stage:  # a graph repeats what was done in that of its recording
+            self._stage, self._seen, self._graph = self.objective.stage, Counter(), None
         if self._graph is None and self._seen[images.shape] == _AT_FIRST:
             self._graph = _Graph(self.objective, self.optimizer, images, labels)
         if self._graph is not None and images.shape == self._graph.images.shape:
@@ -56,7 +59,6 @@ class _Graph:
         self.images, self.labels = images.clone(), labels.clone()
         usual, stream = torch.cuda.current_stream(images.device), _stream_of(images.device)
         self.graph = torch.cuda.CUDAGraph()
-        read_rates_from_device(optimizer)
         optimizer.zero_grad()  # the graph's gradients are in memory of its own
         try:  # what other threads ask of the GPU, such as those that load data, is none of the graph's
             with (
@@ -85,7 +87,7 @@ def _stream_of(device: torch.device) -> torch.cuda.Stream:
 
 
 def step(objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Found:
-    """One step, kernel by kernel. A gradient that is not finite moves no weight, but on a GPU by Muon or RMSProp."""
+    """One step, kernel by kernel. A gradient that is not finite moves no weight on a CPU, nor by SGD on CUDA."""
     loss, logits = objective(images, labels)
     wrong = (logits.argmax(1) != labels).sum()
     optimizer.zero_grad()
