@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wrn.cli import GROUPS
+from wrn.runs import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -121,21 +122,19 @@ def test_so_are_those_without_bf16():
 
 def test_the_errors_of_the_fast_recipe_are_those_of_kept_runs():
     words = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").replace("\n", " ")
-    runs = [
-        json.loads(path.read_text()) for path in (ROOT / "results/runs/cifar10-jpeg").glob("wrn-16-2-*/*/result.json")
-    ]
+    runs = [Run(path.parent) for path in (ROOT / "results/runs/cifar10-jpeg").glob("wrn-16-2-*/*/result.json")]
 
-    def mean(recipe, epochs, deviations):
+    def mean(recipe, epochs):
+        """Of the runs by the recipe as it is now, but for the epochs."""
         found = [
-            run["test_error"]
+            run.result["test_error"]
             for run in runs
-            if (run["recipe"], run["epochs"], run["train_images"]) == (recipe, epochs, 50_000)
-            and set(run["deviations"]) == deviations
+            if (run.recipe.recipe, run.recipe.epochs) == (recipe, epochs) and set(run.recipe.deviations()) == {"epochs"}
         ]
         assert len(found) == 3
         return f"{sum(found) / 3:.2f}%"
 
-    ours, papers = mean("fast", 5, {"epochs", "sampling"}), mean("paper", 20, {"epochs"})
+    ours, papers = mean("fast", 5), mean("paper", 20)
     assert f"three seeds: {ours} in 5 epochs, where the paper's recipe has {papers} in 20" in words
 
 
