@@ -250,9 +250,8 @@ def test_where_few_and_many_images_want_different_forms_each_gets_its_own(empty_
             found(torch.zeros(count, 3, 8, 8)), found.features(torch.zeros(count, 3, 8, 8))
         assert [form.slowness for form in asked] == [(1.2, 3)] * 4 + [(2, 1.9)] * 2
     kept = next(path for path in empty_cache.rglob("inference/*.json") if "1.2" in path.read_text())
-    for damage in ('"size": Infinity', '"size": 1', '"size": [8]', '"seconds": {"as it is": [1]}'):
-        whole = json.loads(kept.read_text())
-        kept.write_text(json.dumps(whole | json.loads("{" + damage + "}")))
+    for damage in ({"size": float("inf")}, {"size": 1}, {"size": [8]}, {"seconds": {"as it is": [1]}}):
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | damage))
         assert choose(a=(1, 9), b=(1.2, 3), c=(2, 1.9))[1] == how, "timed anew"
 
 

@@ -10,6 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import wrn
+from wrn.inference import BySize
+from wrn.prediction import evaluate_run
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,18 @@ def test_what_a_loaded_model_refuses(run):
         quick(images.requires_grad_())
     with torch.no_grad():
         assert quick(images).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("names", "precision"), [(("native bf16", "folded"), "fp32"), (("folded", "bf16"), "bf16")])
+def test_the_precision_of_scores_is_that_of_the_form_that_gave_them(run, names, precision, monkeypatch):
+    """Of two, the one for many images, as the whole test set is."""
+
+    def both(network, *_):
+        return BySize(network, network, names, most=8), f"{names[0]} for up to 8 images, {names[1]} for more"
+
+    monkeypatch.setattr("wrn.prediction.fastest", both)
+    assert evaluate_run(run.path, optimize=True)["precision"] == precision
+    assert not wrn.load(run.path, optimize=True).network.training
 
 
 def test_a_loaded_model_is_scored_with_its_own_preprocessing_once(run):

@@ -190,37 +190,37 @@ def fastest(network: nn.Module, name: str, image_size: int) -> tuple[nn.Module, 
             made = ways[how]()
             return made if made is network or torch.linalg.vector_norm(made(noise[:8]) - exact) <= near else None
 
-        for few, many, most in _choices(seconds, size):
+        for few, many in _pairs(seconds, size):
             of_few, of_many = form(few), form(many)
             if of_few is None or of_many is None:
                 continue
             if few == many:
                 return of_few, few
+            ahead, behind = (seconds[many][0] - seconds[few][0], seconds[few][1] - seconds[many][1])
+            most = int(1 + (size - 1) * ahead / (ahead + behind))  # where their lines cross
             return BySize(of_few, of_many, (few, many), most), f"{few} for up to {most} images, {many} for more"
-    raise AssertionError("the network as it is was not among the choices")
+    raise AssertionError("the network as it is was not among the pairs")
 
 
-def _choices(seconds: Mapping[str, tuple[float, float]], size: int) -> list[tuple[str, str, int]]:
-    """Forms for few and for many images, often the same, and up to how many are few: what is fastest comes first.
+def _pairs(seconds: Mapping[str, tuple[float, float]], size: int) -> list[tuple[str, str]]:
+    """Forms for few and for many images, what is fastest first; a form alone comes before its pairs that are no faster.
 
     `seconds` of one image and of `size`: those between lie on a line, and each number of images counts for as many as
     it has, 1, 2, 4 and so on.
     """
     numbers = [2**power for power in range(size.bit_length())]
-    found: list[tuple[float, tuple[str, str, int]]] = []
-    for pair in combinations_with_replacement(seconds, 2):
-        few, many = sorted(pair, key=lambda how: seconds[how])
-        slowness = 0.0
-        for count in numbers:
-            share = (count - 1) / (size - 1)
-            slowness += math.log(min(one + (more - one) * share for one, more in (seconds[few], seconds[many])))
-        slowness /= len(numbers)
-        if few != many:
-            slowness += math.log(_WORTH_TWO)
-        ahead, behind = (seconds[many][0] - seconds[few][0], seconds[few][1] - seconds[many][1])
-        if few == many or behind > 0:  # else one form is the faster throughout
-            found.append((slowness, (few, many, int(1 + (size - 1) * ahead / (ahead + behind or 1)))))
-    return [choice for _, choice in sorted(found)]
+
+    def line(how: str, count: int) -> float:
+        one, more = seconds[how]
+        return one + (more - one) * (count - 1) / (size - 1)
+
+    def slowness(pair: tuple[str, str]) -> float:
+        few, many = pair
+        mean = sum(math.log(min(line(few, count), line(many, count))) for count in numbers) / len(numbers)
+        return mean + (math.log(_WORTH_TWO) if few != many else 0.0)
+
+    pairs = combinations_with_replacement(sorted(seconds, key=lambda how: seconds[how]), 2)
+    return sorted(pairs, key=slowness)
 
 
 def _times(

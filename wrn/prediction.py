@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wrn import weights
 from wrn.data import pictures
-from wrn.data.batching import IN_ORDER, Dataset, Split
+from wrn.data.batching import Dataset, Split
 from wrn.data.catalog import entry
 from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
@@ -239,8 +239,7 @@ def evaluate_run(
     )
     network = model.network if optimize else execution.place(model.network)
     scores = evaluate(network, _relabelled(known, model.classes), arrange=execution.arrange)
-    sizes = {min(IN_ORDER, scores.count), scores.count % IN_ORDER} - {0}  # of the batches
-    hows = {network.how(size) if isinstance(network, BySize) else model.how for size in sizes}
+    how = network.how(scores.count) if isinstance(network, BySize) else model.how  # but for a small last batch
     return {
         "test_error": scores.error,
         "test_loss": scores.loss,
@@ -248,7 +247,7 @@ def evaluate_run(
         "images": scores.count,
         "data": known.name,
         "changed_since": data is None and known.fingerprint != header["data_fingerprint"],
-        "precision": "bf16" if any("bf16" in how for how in hows) else "fp32",
+        "precision": "bf16" if "bf16" in how else "fp32",
     }
 
 

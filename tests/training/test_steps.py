@@ -46,7 +46,7 @@ class Recorded(TorchDispatchMode):
         return self.found
 
 
-def trained(recipe, sizes, graphs, teacher=None):
+def trained(recipe, sizes, way, teacher=None):
     """What the steps of each epoch came to, on batches of these sizes, and all that was learnt."""
     draw, told = torch.Generator().manual_seed(0), []
     torch.manual_seed(0)  # for dropout
@@ -56,9 +56,9 @@ def trained(recipe, sizes, graphs, teacher=None):
     as_on_cuda = {"sgd": {"fused": True}, "rmsprop": {"capturable": True, "foreach": True}}.get(recipe.optimizer, {})
     for settings in (optimizer.defaults, *optimizer.param_groups):
         settings.update(as_on_cuda)
-    if graphs is None:
+    if way == "rates on the device":
         read_rates_from_device(optimizer)
-    step = steps.Steps(learnt, optimizer, bool(graphs))
+    step = steps.Steps(learnt, optimizer, graphs=way == "graphs")
     for epoch in range(1, recipe.epochs + 1):
         learnt.start_epoch(epoch)
         start_epoch(optimizer, recipe, epoch)
@@ -88,9 +88,9 @@ def test_replayed_steps_are_those_that_python_would_have_made(monkeypatch, model
     monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda *_: ["cpu"])
     recipe = wrn.recipe(model, data="cifar10", epochs=4, **fields)
     sizes, teacher = [6, 6, 6, 4], wrn.create_model("wrn-10-1", num_classes=10) if "teacher" in fields else None
-    floats, _ = trained(recipe, sizes, False, teacher)
-    usual, weights = trained(recipe, sizes, None, teacher)  # with rates on the device
-    graphs, others = trained(recipe, sizes, True, teacher)
+    floats, _ = trained(recipe, sizes, "rates in Python", teacher)
+    usual, weights = trained(recipe, sizes, "rates on the device", teacher)
+    graphs, others = trained(recipe, sizes, "graphs", teacher)
     assert Recorded.shapes == recorded
     assert graphs == usual
     assert all(torch.equal(others[name], value) for name, value in weights.items())

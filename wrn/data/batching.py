@@ -12,8 +12,6 @@ from wrn.errors import UsageError
 from wrn.randomness import key
 from wrn.recipes import Recipe
 
-IN_ORDER = 256  # images of a batch where nothing is trained
-
 
 class Split(Protocol):
     """Images to train or test on, in batches of preprocessed float32 (N, 3, H, W) and labels int64 (N,)."""
@@ -41,7 +39,7 @@ class Split(Protocol):
         generators are seeded for that step, so that dropout depends on (seed, epoch, step) alone.
         """
 
-    def in_order(self, batch_size: int = IN_ORDER) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches as they lie, without augmentation, for evaluation."""
 
     def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:

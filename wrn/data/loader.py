@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wrn.data import augment, whitening
 from wrn.data.arrays import Arrays, Progress, Request, Source, channel_statistics
-from wrn.data.batching import IN_ORDER, Dataset, generator_of, must_fit, order_of, steps
+from wrn.data.batching import Dataset, generator_of, must_fit, order_of, steps
 from wrn.data.cache import Notice, decoded
 from wrn.data.catalog import Entry, entry, label, streams
 from wrn.data.preparation import source_of
@@ -103,7 +103,7 @@ class Resident:
     def pixels(self, part: slice | Tensor) -> tuple[Tensor, Tensor]:
         return self.images[part].permute(0, 3, 1, 2).float() / 255, self.labels[part]
 
-    def in_order(self, batch_size: int = IN_ORDER) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in zip(self.ready.split(batch_size), self.labels.split(batch_size), strict=True):
             yield self._finished(images), labels
 

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from wrn.data import imagenet_transforms as transforms
 from wrn.data.arrays import Progress
-from wrn.data.batching import IN_ORDER, Dataset, must_fit, order_of, steps
+from wrn.data.batching import Dataset, must_fit, order_of, steps
 from wrn.data.cache import Notice
 from wrn.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from wrn.data.folder import Folder
@@ -148,7 +148,7 @@ class Streamed:
             torch.manual_seed(key(seed, epoch, step, "dropout"))
             yield self.preprocess(images), self.labels[places]
 
-    def in_order(self, batch_size: int = IN_ORDER) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """See `wrn.data.batching.Split`; images in channels_last layout."""
         for images, places in self._made(_as_they_are(part) for part in torch.arange(len(self)).split(batch_size)):
             yield self.preprocess(images), self.labels[places]

@@ -50,8 +50,13 @@ def optimizer(model: nn.Module, recipe: Recipe, products: torch.dtype | None = N
     on_gpu = all(parameter.is_cuda for parameter in model.parameters())
     made: torch.optim.Optimizer
     if recipe.optimizer == "muon":
-        how = {"momentum": recipe.momentum, "matrix_decay": recipe.matrix_decay, "products": products}
-        made = Muon(parameters, lr=recipe.lr_at(1), **how)
+        made = Muon(
+            parameters,
+            lr=recipe.lr_at(1),
+            momentum=recipe.momentum,
+            matrix_decay=recipe.matrix_decay,
+            products=products,
+        )
     elif recipe.optimizer == "rmsprop":  # epsilon: pylearn2 divides by at least 1e-5
         made = RMSprop(parameters, lr=recipe.lr_at(1), alpha=recipe.momentum, eps=1e-5, capturable=on_gpu)
     else:

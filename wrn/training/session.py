@@ -67,8 +67,7 @@ def train(
     learn from, bare or as returned by `wrn.load`; a teacher that is a run is named in the recipe. `keep_every` keeps
     the checkpoint of every so many epochs for good; `checkpoint_every`, in seconds or such as "10m", also saves within
     epochs. `deterministic`: bit-reproducible on CUDA too, but slower. `graphs`: on CUDA a step's kernels, the
-    optimiser's among them, are recorded once (in each stage)
-    and then launched all at once, in memory of their own.
+    optimiser's among them, are recorded once (in each stage) and then launched all at once, in memory of their own.
     Raises ValueError for what makes no sense, wrn.Error for what fails, KeyboardInterrupt (after saving) on a signal.
     """
     if not isinstance(recipe, Recipe):
