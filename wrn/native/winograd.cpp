@@ -313,43 +313,66 @@ static inline void outer_products(
 }
 
 // The gradient of the weight, (out, 3, 3, in), from x (N, H, W, in) and dy (N, H, W, out), `at_a_time` tiles at a time, a multiple
-// of DEPTH. For transforms there is room in `made`, 36 times `step`: inputs in panels of WIDE, then outputs in panels of WIDTH, tile
-// after tile in each. `sums` is room for 36 times (out, in), `in` rounded up to a multiple of WIDE, and 16 numbers more.
+// of DEPTH. All threads share each lot of tiles; or, of several `teams`, each thread takes whole lots, so that no core reads what
+// another wrote, and has sums of its own. A team has room for transforms in `made`, 36 times `step`: inputs in panels of WIDE, then
+// outputs in panels of WIDTH, tile after tile in each; and in `sums` for 36 times (out, in), `in` rounded up to a multiple of WIDE,
+// and 16 numbers more.
 extern "C" void winograd_weight_gradient(
-    const number* x, const number* dy, float* dw, number* made, int64_t step, float* sums, int64_t at_a_time, int64_t images,
-    int64_t height, int64_t width, int64_t channels, int64_t out) {
+    const number* x, const number* dy, float* dw, number* made, int64_t step, float* sums, int64_t teams, int64_t at_a_time,
+    int64_t images, int64_t height, int64_t width, int64_t channels, int64_t out) {
     const Map input{images, height, width, channels}, output{images, height, width, out};
     const int64_t panels = (channels + WIDE - 1) / WIDE, across = panels * WIDE, sums_step = out * across + 16;
+    const int64_t tiles = input.tiles();
     const std::vector<number> outside(std::max(channels, out));
-    number* outputs = made + at_a_time * across;
+    // Of DEPTH tiles from i on, counted from `start`
+    const auto transform = [&](number* made, int64_t start, int64_t i) {
+        number* outputs = made + at_a_time * across;
+        const auto to_inputs = [=](int64_t c) { return made + (c / WIDE * at_a_time + i) * WIDE + c % WIDE * DEPTH; };
+        const auto to_outputs = [=](int64_t c) { return outputs + c * at_a_time + i * WIDTH; };
+        transform_side_by_side<InputTile>(input, x, outside.data(), start + i, to_inputs, step);
+        transform_side_by_side<GradientTile>(output, dy, outside.data(), start + i, to_outputs, step);
+    };
+    // One of 36 times `panels` parts of the sums
+    const auto multiply = [&](const number* made, float* sums, int64_t task, int64_t count, bool first) {
+        const int64_t k = task / panels, panel = task % panels;
+        for (int64_t o = 0; o < out; o += OUTPUTS)
+            (channels - panel * WIDE > WIDTH ? outer_products<2> : outer_products<1>)(
+                made + k * step + at_a_time * across + o / WIDTH * WIDTH * at_a_time + o % WIDTH * DEPTH,
+                made + k * step + panel * at_a_time * WIDE, count, first,
+                sums + k * sums_step + o * across + panel * WIDE, across);
+    };
 #pragma omp parallel
     {
-        for (int64_t start = 0; start < input.tiles(); start += at_a_time) {
-            const int64_t count = std::min(at_a_time, input.tiles() - start);
+        if (teams == 1)
+            for (int64_t start = 0; start < tiles; start += at_a_time) {
+                const int64_t count = std::min(at_a_time, tiles - start);
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < count; i += DEPTH) {
-                const auto to_inputs = [=](int64_t c) {
-                    return made + (c / WIDE * at_a_time + i) * WIDE + c % WIDE * DEPTH;
-                };
-                const auto to_outputs = [=](int64_t c) { return outputs + c * at_a_time + i * WIDTH; };
-                transform_side_by_side<InputTile>(input, x, outside.data(), start + i, to_inputs, step);
-                transform_side_by_side<GradientTile>(output, dy, outside.data(), start + i, to_outputs, step);
+                for (int64_t i = 0; i < count; i += DEPTH) transform(made, start, i);
+#pragma omp for schedule(static)
+                for (int64_t task = 0; task < 36 * panels; task++) multiply(made, sums, task, count, start == 0);
             }
+        else {
 #pragma omp for schedule(static)
-            for (int64_t task = 0; task < 36 * panels; task++) {
-                const int64_t k = task / panels, panel = task % panels;
-                for (int64_t o = 0; o < out; o += OUTPUTS)
-                    (channels - panel * WIDE > WIDTH ? outer_products<2> : outer_products<1>)(
-                        outputs + k * step + o / WIDTH * WIDTH * at_a_time + o % WIDTH * DEPTH,
-                        made + k * step + panel * at_a_time * WIDE, count, start == 0,
-                        sums + k * sums_step + o * across + panel * WIDE, across);
+            for (int64_t team = 0; team < teams; team++) {
+                number* own = made + team * 36 * step;
+                float* own_sums = sums + team * 36 * sums_step;
+                const int64_t from = team * at_a_time;
+                for (int64_t start = from; start < tiles; start += teams * at_a_time) {
+                    const int64_t count = std::min(at_a_time, tiles - start);
+                    for (int64_t i = 0; i < count; i += DEPTH) transform(own, start, i);
+                    for (int64_t task = 0; task < 36 * panels; task++) multiply(own, own_sums, task, count, start == from);
+                }
             }
         }
 #pragma omp for schedule(static)
         for (int64_t o = 0; o < out; o++)
             for (int64_t c = 0; c < channels; c += WIDTH) {
                 vec u[36], t[18], d[9];
-                for (int64_t k = 0; k < 36; k++) u[k] = load(sums + k * sums_step + o * across + c);
+                for (int64_t k = 0; k < 36; k++) {
+                    const float* place = sums + k * sums_step + o * across + c;
+                    u[k] = load(place);
+                    for (int64_t team = 1; team < teams; team++) u[k] += load(place + team * 36 * sums_step);
+                }
                 for (int j = 0; j < 6; j++) weight_gradient_pass(u + j, 6, t + j, 6);
                 for (int i = 0; i < 3; i++) weight_gradient_pass(t + 6 * i, 1, d + 3 * i, 1);
                 for (int64_t k = 0; k < 9; k++) store(dw + (9 * o + k) * channels + c, d[k]);

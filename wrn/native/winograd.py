@@ -86,21 +86,25 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """From x (N, in, H, W) and dy (N, out, H, W), channels_last: (out, in, 3, 3), fp32."""
     (n, channels, height, width), out, wide = x.shape, dy.shape[1], 2 * WIDTHS[KINDS[x.dtype]]
     across = -(-channels // wide) * wide
+    tiles, threads = n * -(-height // 4) * -(-width // 4), torch.get_num_threads()
+    # Each thread with sums of its own, that no core reads what another wrote; unless they are more than half of that
+    teams = threads if 8 * threads * across * out <= tiles * (across + out) * x.itemsize else 1
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
-    most, tiles = _CHUNK // (36 * x.itemsize * (across + out)), n * -(-height // 4) * -(-width // 4)
-    at_a_time = -(-min(max(most, 128), tiles) // 2) * 2
-    made, sums = _room(at_a_time * (across + out), x.dtype), _room(out * across, torch.float32)
+    most = max(_CHUNK // (36 * x.itemsize * (across + out)), 128)
+    at_a_time = -(-tiles // (-(-tiles // (most * teams)) * teams * 2)) * 2
+    teams = min(teams, -(-tiles // at_a_time))
+    made, sums = _room(at_a_time * (across + out), x.dtype, teams), _room(out * across, torch.float32, teams)
     dw = floats(out, 3, 3, channels).permute(0, 3, 1, 2)
     kernels_of(x.dtype).winograd_weight_gradient(
-        pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(0)), pointer(sums),
-        *numbers(at_a_time, n, height, width, channels, out),
+        pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(-2)), pointer(sums),
+        *numbers(teams, at_a_time, n, height, width, channels, out),
     )  # fmt: skip
     return dw
 
 
-def _room(count: int, dtype: torch.dtype) -> Tensor:
+def _room(count: int, dtype: torch.dtype, teams: int = 1) -> Tensor:
     """For 36 times so many numbers, of which no two begin at one place of the caches."""
-    return torch.empty(36, count + 64 // dtype.itemsize, dtype=dtype, device="cpu")
+    return torch.empty(teams * 36, count + 64 // dtype.itemsize, dtype=dtype, device="cpu")
 
 
 class _Winograd(torch.autograd.Function):
