@@ -12,22 +12,39 @@
 // any number of threads.
 static const int64_t SLAB = 512;
 
-// Two sums for each channel, to which `terms(row, channel, a, b)` adds those of WIDTH channels.
-template <typename Terms>
-static void sums(int64_t rows, int64_t channels, double* first, double* second, Terms terms) {
+static void nothing(int64_t, int64_t) {}
+
+// To `one` and `two`, which stay in registers meanwhile, what `terms` gives for COUNT rows.
+template <int COUNT, typename Terms>
+static inline void add_rows(int64_t row, int64_t channels, float* one, float* two, Terms terms) {
+    for (int64_t c = 0; c < channels; c += WIDTH) {
+        vec a = load(one + c), b = load(two + c);
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < COUNT; i++) terms(row + i, c, a, b);
+        store(one + c, a);
+        store(two + c, b);
+    }
+}
+
+// Two sums for each channel, to which `terms(row, channel, a, b)` adds those of WIDTH channels, COUNT rows at a time, after
+// `before(begin, end)` of these.
+template <int COUNT, typename Before, typename Terms>
+static void sums(int64_t rows, int64_t channels, double* first, double* second, Before before, Terms terms) {
     const int64_t slabs = (rows + SLAB - 1) / SLAB;
     std::vector<float> partial(slabs * channels * 2);
 #pragma omp parallel for schedule(static)
     for (int64_t slab = 0; slab < slabs; slab++) {
         const int64_t begin = slab * SLAB, end = std::min(rows, begin + SLAB);
         float *one = &partial[slab * channels * 2], *two = one + channels;
-        for (int64_t r = begin; r < end; r++)
-            for (int64_t c = 0; c < channels; c += WIDTH) {
-                vec a = load(one + c), b = load(two + c);
-                terms(r, c, a, b);
-                store(one + c, a);
-                store(two + c, b);
-            }
+        int64_t r = begin;
+        for (; r + COUNT <= end; r += COUNT) {
+            before(r, r + COUNT);
+            add_rows<COUNT>(r, channels, one, two, terms);
+        }
+        for (; r < end; r++) {
+            before(r, r + 1);
+            add_rows<1>(r, channels, one, two, terms);
+        }
     }
     for (int64_t c = 0; c < channels; c++) first[c] = second[c] = 0;
     for (int64_t slab = 0; slab < slabs; slab++)
@@ -38,11 +55,12 @@ static void sums(int64_t rows, int64_t channels, double* first, double* second, 
 }
 
 // Mean and variance of `value(row, channel)`, taken once each.
-template <typename Value>
-static void statistics(int64_t rows, int64_t channels, const float* start, float* mean, float* variance, Value value) {
+template <typename Before, typename Value>
+static void statistics(
+    int64_t rows, int64_t channels, const float* start, float* mean, float* variance, Before before, Value value) {
     // Of distances from the first row: squares of large means would cancel
     std::vector<double> sum(channels), squares(channels);
-    sums(rows, channels, sum.data(), squares.data(), [=](int64_t r, int64_t c, vec& a, vec& b) {
+    sums<4>(rows, channels, sum.data(), squares.data(), before, [=](int64_t r, int64_t c, vec& a, vec& b) {
         const vec d = value(r, c) - load(start + c);
         a += d;
         b += d * d;
@@ -59,20 +77,20 @@ extern "C" void bn_statistics(const number* x, int64_t rows, int64_t channels, f
     std::vector<float> start(channels);
     for (int64_t c = 0; c < channels; c += WIDTH) store(&start[c], load(x + c));
     auto value = [=](int64_t r, int64_t c) { return load(x + r * channels + c); };
-    statistics(rows, channels, start.data(), mean, variance, value);
+    statistics(rows, channels, start.data(), mean, variance, nothing, value);
 }
 
 // s = a + b, and the statistics of s for the BN that comes next.
 extern "C" void add_with_statistics(
     const number* a, const number* b, number* s, int64_t rows, int64_t channels, float* mean, float* variance) {
-    auto sum = [=](int64_t r, int64_t c) {
-        const int64_t at = r * channels + c;
-        store(s + at, load(a + at) + load(b + at));
-        return load(s + at);
+    auto add = [=](int64_t begin, int64_t end) {
+        for (int64_t at = begin * channels; at < end * channels; at += WIDTH) store(s + at, load(a + at) + load(b + at));
     };
+    auto value = [=](int64_t r, int64_t c) { return load(s + r * channels + c); };
+    add(0, 1);
     std::vector<float> start(channels);
-    for (int64_t c = 0; c < channels; c += WIDTH) store(&start[c], sum(0, c));
-    statistics(rows, channels, start.data(), mean, variance, sum);
+    for (int64_t c = 0; c < channels; c += WIDTH) store(&start[c], value(0, c));
+    statistics(rows, channels, start.data(), mean, variance, add, value);
 }
 
 // y = max(0, x * scale + shift)
@@ -92,7 +110,8 @@ extern "C" void bn_relu_backward(
     const number* dy, const number* x, const number* more, number* dx, int64_t rows, int64_t channels,
     const float* mean, const float* inverse, const float* scale, const float* shift, float* dscale, float* dshift) {
     std::vector<double> open(channels), along(channels);
-    sums(rows, channels, open.data(), along.data(), [=](int64_t r, int64_t c, vec& a, vec& b) {
+    constexpr int COUNT = sizeof(number) == 2 ? 4 : 1;  // several rows of two fp32 arrays come slowly from memory
+    sums<COUNT>(rows, channels, open.data(), along.data(), nothing, [=](int64_t r, int64_t c, vec& a, vec& b) {
         const vec v = load(x + r * channels + c);
         const vec g = v * load(scale + c) + load(shift + c) > 0.0f ? load(dy + r * channels + c) : vec{};
         a += g;
