@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import wrn
 from wrn.native import winograd
 from wrn.native.library import available, capable
-from wrn.native.operations import enabled
+from wrn.native.operations import conv2d, enabled
 from wrn.training.precision import choose
 
 pytestmark = pytest.mark.skipif(not capable("fp32"), reason="needs a processor with AVX2")
@@ -87,17 +87,36 @@ def test_bits_do_not_depend_on_threads(images, kind):
     assert all(torch.equal(ours, first) for each in found[1:] for ours, first in zip(each, found[0], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("kind", "images", "channels", "out", "height", "width"),
+    [pytest.param("bf16", *shape, marks=needs_bf16) for shape in SHAPES]
+    + [("fp32", *shape) for shape in SHAPES + EIGHTS],
+)
+def test_gradients_of_weights_of_stride_2_are_float64s(kind, images, channels, out, height, width):
+    """Of maps with an even and an odd number of rows and columns; with less error than of stride 1."""
+    for rows, columns in [(2 * height, 2 * width), (2 * height - 1, 2 * width), (2 * height, 2 * width - 1)]:
+        x, dy = (
+            random(images, channels, rows, columns, kind=kind),
+            random(images, out, height, width, seed=1, kind=kind),
+        )
+        exact = torch.nn.grad.conv2d_weight(x.double(), (out, channels, 3, 3), dy.double(), stride=2, padding=1)
+        bound = 0.009 if kind == "bf16" else 1.5e-6
+        assert distance(winograd.weight_gradient(x, dy, stride=2), exact) < bound
+
+
 @by_kind
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("images", [1, 7, 94])
 @pytest.mark.parametrize("threads", [1, 2, 3, 7, 32])
-def test_weight_gradients_of_any_number_of_threads(threads, images, kind):
+def test_weight_gradients_of_any_number_of_threads(threads, images, stride, kind):
     """Which share the tiles or, each with sums of its own, the images; with some left over."""
-    x, dy = random(images, 32, 12, 20, kind=kind), random(images, 16, 12, 20, seed=1, kind=kind)
-    exact = torch.nn.grad.conv2d_weight(x.double(), (16, 32, 3, 3), dy.double(), padding=1)
+    x = random(images, 32, 12 * stride, 20 * stride, kind=kind)
+    dy = random(images, 16, 12, 20, seed=1, kind=kind)
+    exact = torch.nn.grad.conv2d_weight(x.double(), (16, 32, 3, 3), dy.double(), stride=stride, padding=1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = [winograd.weight_gradient(x, dy) for _ in range(2)]
+        found = [winograd.weight_gradient(x, dy, stride) for _ in range(2)]
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -119,6 +138,26 @@ def test_weight_gradients_of_any_number_of_threads(threads, images, kind):
 )
 def test_what_does_not_fit_is_left_to_torch(conv, shape):
     assert not winograd.fits(conv, random(*shape))
+
+
+@by_kind
+def test_a_step_takes_gradients_of_weights_of_stride_2_from_here(kind, monkeypatch):
+    """And other gradients, and the convolution itself, from torch."""
+    asked, ours = [], winograd.weight_gradient
+    monkeypatch.setattr(winograd, "weight_gradient", lambda *given, **how: asked.append(how) or ours(*given, **how))
+    conv = torch.nn.Conv2d(32, 64, 3, 2, 1, bias=False).to(memory_format=torch.channels_last)
+    x, dy = random(4, 32, 16, 16, kind=kind).requires_grad_(), random(4, 64, 8, 8, seed=1, kind=kind)
+    with enabled(kind):
+        y = conv2d(conv, x)
+    y.backward(dy)
+    assert asked == [{"stride": 2}]
+    weight = conv.weight.detach().to(x.dtype)
+    assert torch.equal(y, F.conv2d(x.detach(), weight, None, 2, 1))
+    theirs = x.detach().double().requires_grad_()
+    F.conv2d(theirs, exact := weight.double().requires_grad_(), None, 2, 1).backward(dy.double())
+    bound = 0.009 if kind == "bf16" else 1.5e-6
+    assert distance(x.grad, theirs.grad) < bound
+    assert distance(conv.weight.grad, exact.grad) < bound
 
 
 def gradients(model, precision="fp32", **ways):

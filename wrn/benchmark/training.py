@@ -208,7 +208,7 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
     dy = torch.randn_like(F.conv2d(x, weight, None, stride, kernel // 2))
     kernels = execution.native and execution.precision == "bf16" and has_amx() and channels % 16 == out % 16 == 0
     conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
-    fewer = execution.native and winograd.fits(conv, x)
+    fewer, fewer_for_weight = (execution.native and winograd.fits(conv, x, each) for each in (1, 2))
 
     def with_fewer_multiplications() -> None:
         winograd.convolve(x, winograd.prepared(master, kind), out)
@@ -217,11 +217,13 @@ def _convolution(shape: tuple[int, ...], execution: Execution) -> Contestant:
 
     def step() -> None:
         F.conv2d(x, weight, None, stride, kernel // 2)
-        wanted = [channels > 3, not kernels, False]  # nobody needs the gradient of images
+        wanted = [channels > 3, not (kernels or fewer_for_weight), False]  # nobody needs the gradient of images
         torch.ops.aten.convolution_backward(
             dy, x, weight, None, [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], 1, wanted
         )
         if kernels:
             weight_gradient(x, dy, kernel, stride)
+        elif fewer_for_weight:
+            winograd.weight_gradient(x, dy, stride)
 
     return with_fewer_multiplications if fewer else step

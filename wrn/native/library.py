@@ -23,9 +23,10 @@ Name = Literal["bf16", "fp32", "pictures", "sgd"]
 KINDS: dict[torch.dtype, Kind] = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 WIDTHS: dict[Kind, int] = {"bf16": 16, "fp32": 8}  # numbers that the kernels take at a time, as in vectors.h
 
+_KERNELS = ("vectors.h", "bn_relu.cpp", "winograd.h", "winograd.cpp", "winograd_gradient.cpp", "network.cpp")
 _SOURCES: dict[Name, tuple[str, ...]] = {
-    "bf16": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp", "weight_gradient.cpp"),
-    "fp32": ("vectors.h", "bn_relu.cpp", "winograd.cpp", "network.cpp"),
+    "bf16": (*_KERNELS, "weight_gradient.cpp"),
+    "fp32": _KERNELS,
     "pictures": ("pictures.cpp",),
     "sgd": ("sgd.cpp",),
 }

@@ -26,8 +26,8 @@ _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
 def enabled(kind: Kind) -> Iterator[None]:
     """Within, tensors of that kind in channels_last layout on the CPU go to the kernels.
 
-    These compute BN-ReLU, sums, and 3x3 convolutions of stride 1 (`winograd`); in bf16 with AMX weight gradients alone.
-    Raises wrn.Error if there are none.
+    These compute BN-ReLU, sums, 3x3 convolutions of stride 1 and the gradients of weights of stride 2 (`winograd`); in
+    bf16 with AMX those of all weights, and nothing else of convolutions. Raises wrn.Error if there are none.
     """
     library(kind)
     token = _enabled.set(kind)
@@ -81,9 +81,11 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
         return conv(x)
     if _is_enabled_for(x) and conv.bias is None and winograd.fits(conv, x):
         return winograd.conv2d(conv, x)
-    if _kind() == "bf16" and torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
-        y: Tensor = _Conv.apply(x, conv.weight, conv, recomputation.source_of(x))
-        return y
+    if torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
+        fewer = winograd.fits(conv, x, stride=2)
+        if fewer or x.dtype == torch.bfloat16:
+            y: Tensor = _Conv.apply(x, conv.weight, conv, fewer, recomputation.source_of(x))
+            return y
     if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 8 and conv.bias is None:
         # oneDNN's gradient of such a weight never ends (torch 2.15, two threads, channels_last)
         return F.conv2d(x[:, :, :: conv.stride[0], :: conv.stride[1]], conv.weight)
@@ -202,33 +204,38 @@ class _Add(torch.autograd.Function):
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d, source: Any) -> Tensor:
-        """`source`: the node of the BN-ReLU that x came from, if x is to be had from it once more."""
-        rounded = _rounded(weight)
-        ctx.conv, ctx.source = conv, source
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d, fewer: bool, source: Any) -> Tensor:
+        """`fewer`: the weight's gradient is to be had with fewer multiplications.
+
+        `source`: the node of the BN-ReLU that x came from, if x is to be had from it once more.
+        """
+        rounded = _rounded(weight, x.dtype)
+        ctx.conv, ctx.fewer, ctx.source = conv, fewer, source
         ctx.save_for_backward(*((x, rounded) if source is None else (weight,)))
         return F.conv2d(x, rounded, None, conv.stride, conv.padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dy, conv = gradients[0].contiguous(memory_format=torch.channels_last), ctx.conv
         if ctx.source is None:
             x, weight = ctx.saved_tensors
         else:  # whose own turn in the backward pass is still to come
-            x, weight = recomputation.given(ctx.source), _rounded(ctx.saved_tensors[0])
-        dy, conv = gradients[0].contiguous(memory_format=torch.channels_last), ctx.conv
-        wanted = ctx.needs_input_grad[:2]
+            x, weight = recomputation.given(ctx.source), _rounded(ctx.saved_tensors[0], dy.dtype)
+        wanted, ours = ctx.needs_input_grad[:2], ctx.fewer or has_amx()
         dx, dw, _ = torch.ops.aten.convolution_backward(
             dy, x, weight, None, conv.stride, conv.padding, [1, 1], False, [0, 0], 1,
-            [wanted[0], wanted[1] and not has_amx(), False],
+            [wanted[0], wanted[1] and not ours, False],
         )  # fmt: skip
-        if wanted[1]:
-            dw = weight_gradient(x, dy, weight.shape[-1], conv.stride[0]) if has_amx() else dw.float()
-        return dx, dw, None, None
+        if wanted[1] and ctx.fewer:
+            dw = winograd.weight_gradient(x, dy, stride=2)
+        elif wanted[1]:
+            dw = weight_gradient(x, dy, weight.shape[-1], conv.stride[0]) if ours else dw.float()
+        return dx, dw, None, None, None
 
 
-def _rounded(weight: Tensor) -> Tensor:
-    return weight.to(torch.bfloat16, memory_format=torch.channels_last)
+def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.to(dtype, memory_format=torch.channels_last)
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Tensor:

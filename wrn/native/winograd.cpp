@@ -1,7 +1,4 @@
-// Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308): a 3x3 convolution of stride 1, padded by 1, as
-// 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, C a multiple of WIDTH. A tile is
-// 4 x 4 places of the output, the last ones of a map fewer; what is made of tiles is (36, tiles, C), each of the 36 `step`
-// numbers after the one before. Transforms and sums are computed in fp32; what is multiplied is rounded to `number`.
+// Convolutions by Winograd's minimal filtering, and the transforms of their weights.
 
 #include <algorithm>
 #include <cstdint>
@@ -9,25 +6,7 @@
 
 #include <omp.h>
 
-#include "vectors.h"
-
-// The transforms evaluate polynomials at 0, infinity and four other places, plus and minus these two. Beside the usual 1 and 2 they
-// halve the error in fp32 and bf16, as their powers lie nearer to 1. Their product is 1.
-constexpr float NEAR = 2 / 3.0f, FAR = 3 / 2.0f;
-constexpr float NEAR2 = NEAR * NEAR, FAR2 = FAR * FAR;
-
-// One pass of the input's transform, B': from six to six values at strides of their own.
-static inline void input_pass(const vec* d, int from, vec* t, int to) {
-    const vec d1 = d[from], d2 = d[2 * from], d3 = d[3 * from], d4 = d[4 * from];
-    const vec even = d4 - FAR2 * d2, odd = NEAR * d3 - FAR * d1;
-    const vec even2 = d4 - NEAR2 * d2, odd2 = FAR * d3 - NEAR * d1;
-    t[0] = d[0] - (NEAR2 + FAR2) * d2 + d4;
-    t[to] = even + odd;
-    t[2 * to] = even - odd;
-    t[3 * to] = even2 + odd2;
-    t[4 * to] = even2 - odd2;
-    t[5 * to] = d1 - (NEAR2 + FAR2) * d3 + d[5 * from];
-}
+#include "winograd.h"
 
 // A': from six to four.
 static inline void output_pass(const vec* m, int from, vec* y, int to) {
@@ -38,22 +17,6 @@ static inline void output_pass(const vec* m, int from, vec* y, int to) {
     y[2 * to] = NEAR2 * s1 + FAR2 * s2;
     y[3 * to] = NEAR2 * d1 + FAR2 * d2 + m[5 * from];
 }
-
-// A: from four to six, for the gradient of the weight.
-static inline void gradient_pass(const vec* y, int from, vec* m, int to) {
-    const vec y0 = y[0], y1 = y[from], y2 = y[2 * from], y3 = y[3 * from];
-    const vec even = y0 + NEAR2 * y2, odd = NEAR * (y1 + NEAR2 * y3);
-    const vec even2 = y0 + FAR2 * y2, odd2 = FAR * (y1 + FAR2 * y3);
-    m[0] = y0;
-    m[to] = even + odd;
-    m[2 * to] = even - odd;
-    m[3 * to] = even2 + odd2;
-    m[4 * to] = even2 - odd2;
-    m[5 * to] = y3;
-}
-
-// What each place's products are multiplied by: one over the product of its distances from the others.
-constexpr float OF_NEAR = 1 / (2 * NEAR2 * (NEAR2 - FAR2)), OF_FAR = 1 / (2 * FAR2 * (FAR2 - NEAR2));
 
 // G: from three to six.
 static inline void weight_pass(const vec* w, int from, vec* u, int to) {
@@ -66,20 +29,6 @@ static inline void weight_pass(const vec* w, int from, vec* u, int to) {
     u[3 * to] = even2 + odd2;
     u[4 * to] = even2 - odd2;
     u[5 * to] = w2;
-}
-
-// G': from six to three, for the gradient of the weight.
-static inline void weight_gradient_pass(const vec* u, int from, vec* w, int to) {
-    const vec s1 = OF_NEAR * (u[from] + u[2 * from]), d1 = OF_NEAR * (u[from] - u[2 * from]);
-    const vec s2 = OF_FAR * (u[3 * from] + u[4 * from]), d2 = OF_FAR * (u[3 * from] - u[4 * from]);
-    w[0] = u[0] + s1 + s2;
-    w[to] = NEAR * d1 + FAR * d2;
-    w[2 * to] = NEAR2 * s1 + FAR2 * s2 + u[5 * from];
-}
-
-// The 36 transforms of DEPTH rows, side by side, each `step` numbers after the one before.
-static inline void store_all(const vec (&made)[DEPTH][36], number* place, int64_t step) {
-    for (int64_t k = 0; k < 36; k++) store_side_by_side(place + k * step, made[0][k], made[DEPTH - 1][k]);
 }
 
 constexpr int64_t COLUMNS = 64;  // outputs that are made of them at a time
@@ -111,50 +60,11 @@ extern "C" void winograd_weight(
             }
 }
 
-// A map of tiles, and where they are in it.
-struct Map {
-    int64_t images, height, width, channels;
-
-    int64_t rows() const { return (height + 3) / 4; }
-    int64_t columns() const { return (width + 3) / 4; }
-    int64_t tiles() const { return images * rows() * columns(); }
-    int64_t image(int64_t tile) const { return tile / (rows() * columns()); }
-    int64_t top(int64_t tile) const { return tile / columns() % rows() * 4; }
-    int64_t left(int64_t tile) const { return tile % columns() * 4; }
-    int64_t at(int64_t image, int64_t row, int64_t column) const {
-        return ((image * height + row) * width + column) * channels;
-    }
-};
-
 // Whether this is less work than nine products for each place: of enough tiles, at least half of whose places are in the map.
 extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width, int64_t channels) {
     const int64_t tiles = Map{images, height, width, channels}.tiles();
     return tiles >= (channels < MANY_CHANNELS ? LEAST_TILES : FEW) && 8 * tiles <= images * height * width;
 }
-
-// Of the input: where the 6 x 6 places of a tile are, which overlap with the next one's; `outside` is zeros, for those beyond
-// the map, and for a tile beyond the last.
-struct InputTile {
-    const number* from[36];
-
-    void find(const Map& map, const number* x, const number* outside, int64_t tile) {
-        const int64_t image = map.image(tile), top = map.top(tile) - 1, left = map.left(tile) - 1;
-        for (int64_t i = 0; i < 6; i++)
-            for (int64_t j = 0; j < 6; j++) {
-                const int64_t row = top + i, column = left + j;
-                const bool inside = row >= 0 && row < map.height && column >= 0 && column < map.width && image < map.images;
-                from[6 * i + j] = inside ? x + map.at(image, row, column) : outside;
-            }
-    }
-
-    // Of WIDTH channels from c on.
-    void transform(int64_t c, vec* made) const {
-        vec d[36], t[36];
-        for (int k = 0; k < 36; k++) d[k] = load(from[k] + c);
-        for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
-        for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, made + 6 * i, 1);
-    }
-};
 
 // Of the products of a tile, for the channels from `first` up to `last`: to the output, plus bias (C) and shortcut (N, H, W, C)
 // if not null, then ReLU if it is wanted. What lies beyond the map goes to `nowhere`, room for C numbers.
@@ -230,11 +140,12 @@ extern "C" void winograd_convolve(
         float* sums = static_cast<float*>(scratch(36 * sums_step * sizeof(float) + (36 * step + panels * WIDE) * sizeof(number)));
         number *made = reinterpret_cast<number*>(sums + 36 * sums_step), *nowhere = made + 36 * step;
         for (int64_t i = 0; i < count; i++) {
-            InputTile tile;
-            tile.find(input, x, outside.data(), start + i);
+            Patch<6> tile;
+            tile.find(
+                input, x, outside.data(), input.image(start + i), input.top(start + i) - 1, input.left(start + i) - 1);
             for (int64_t c = 0; c < channels; c += WIDTH) {
                 vec each[36];
-                tile.transform(c, each);
+                transform_input(tile, c, each);
                 for (int64_t k = 0; k < 36; k++) store(made + k * step + i * channels + c, each[k]);
             }
         }
@@ -252,130 +163,5 @@ extern "C" void winograd_convolve(
                     output, sums + i * COLUMNS, sums_step, start + i, first * WIDE, std::min(last * WIDE, out), bias, shortcut,
                     relu, nowhere, y);
         }
-    }
-}
-
-// Of the gradient of the output, as InputTile of the input.
-struct GradientTile {
-    const number* from[16];
-
-    void find(const Map& map, const number* dy, const number* outside, int64_t tile) {
-        const int64_t image = map.image(tile), top = map.top(tile), left = map.left(tile);
-        for (int64_t i = 0; i < 4; i++)
-            for (int64_t j = 0; j < 4; j++) {
-                const bool inside = top + i < map.height && left + j < map.width && image < map.images;
-                from[4 * i + j] = inside ? dy + map.at(image, top + i, left + j) : outside;
-            }
-    }
-
-    void transform(int64_t c, vec* made) const {
-        vec y[16], t[24];
-        for (int k = 0; k < 16; k++) y[k] = load(from[k] + c);
-        for (int j = 0; j < 4; j++) gradient_pass(y + j, 4, t + j, 4);
-        for (int i = 0; i < 6; i++) gradient_pass(t + 4 * i, 1, made + 6 * i, 1);
-    }
-};
-
-// Transforms of DEPTH tiles from `first` on, side by side: of WIDTH channels from c on to `to(c)`.
-template <typename Tile, typename To>
-static inline void transform_side_by_side(
-    const Map& map, const number* x, const number* outside, int64_t first, To to, int64_t step) {
-    Tile tiles[DEPTH];
-    for (int64_t i = 0; i < DEPTH; i++) tiles[i].find(map, x, outside, first + i);
-    for (int64_t c = 0; c < map.channels; c += WIDTH) {
-        vec made[DEPTH][36];
-        for (int64_t i = 0; i < DEPTH; i++) tiles[i].transform(c, made[i]);
-        store_all(made, to(c), step);
-    }
-}
-
-constexpr int64_t OUTPUTS = WIDTH / 2;  // of an outer product
-
-// Sums over `count` tiles, to OUTPUTS rows, `across` numbers apart, of WIDE, added to what was there unless these are the `first`: of
-// outputs, WIDTH of each tile, and inputs, WIDE of each; DEPTH tiles are side by side.
-template <int HALVES>
-static inline void outer_products(
-    const number* outputs, const number* inputs, int64_t count, bool first, float* sums, int64_t across) {
-    vec sum[OUTPUTS][2] = {};
-    for (int64_t tile = 0; tile < count; tile += DEPTH) {
-        factors part[HALVES];
-        for (int half = 0; half < HALVES; half++) part[half] = load_side_by_side(inputs + tile * WIDE + half * WIDTH * DEPTH);
-#pragma GCC unroll 8
-        for (int64_t row = 0; row < OUTPUTS; row++)
-            for (int half = 0; half < HALVES; half++)
-                add_product(sum[row][half], outputs + tile * WIDTH + row * DEPTH, part[half]);
-    }
-    for (int64_t row = 0; row < OUTPUTS; row++)
-        for (int half = 0; half < HALVES; half++) {
-            float* place = sums + row * across + WIDTH * half;
-            store(place, first ? sum[row][half] : load(place) + sum[row][half]);
-        }
-}
-
-// The gradient of the weight, (out, 3, 3, in), from x (N, H, W, in) and dy (N, H, W, out), `at_a_time` tiles at a time, a multiple
-// of DEPTH. All threads share each lot of tiles; or, of several `teams`, each thread takes whole lots, so that no core reads what
-// another wrote, and has sums of its own. A team has room for transforms in `made`, 36 times `step`: inputs in panels of WIDE, then
-// outputs in panels of WIDTH, tile after tile in each; and in `sums` for 36 times (out, in), `in` rounded up to a multiple of WIDE,
-// and 16 numbers more.
-extern "C" void winograd_weight_gradient(
-    const number* x, const number* dy, float* dw, number* made, int64_t step, float* sums, int64_t teams, int64_t at_a_time,
-    int64_t images, int64_t height, int64_t width, int64_t channels, int64_t out) {
-    const Map input{images, height, width, channels}, output{images, height, width, out};
-    const int64_t panels = (channels + WIDE - 1) / WIDE, across = panels * WIDE, sums_step = out * across + 16;
-    const int64_t tiles = input.tiles();
-    const std::vector<number> outside(std::max(channels, out));
-    // Of DEPTH tiles from i on, counted from `start`
-    const auto transform = [&](number* made, int64_t start, int64_t i) {
-        number* outputs = made + at_a_time * across;
-        const auto to_inputs = [=](int64_t c) { return made + (c / WIDE * at_a_time + i) * WIDE + c % WIDE * DEPTH; };
-        const auto to_outputs = [=](int64_t c) { return outputs + c * at_a_time + i * WIDTH; };
-        transform_side_by_side<InputTile>(input, x, outside.data(), start + i, to_inputs, step);
-        transform_side_by_side<GradientTile>(output, dy, outside.data(), start + i, to_outputs, step);
-    };
-    // One of 36 times `panels` parts of the sums
-    const auto multiply = [&](const number* made, float* sums, int64_t task, int64_t count, bool first) {
-        const int64_t k = task / panels, panel = task % panels;
-        for (int64_t o = 0; o < out; o += OUTPUTS)
-            (channels - panel * WIDE > WIDTH ? outer_products<2> : outer_products<1>)(
-                made + k * step + at_a_time * across + o / WIDTH * WIDTH * at_a_time + o % WIDTH * DEPTH,
-                made + k * step + panel * at_a_time * WIDE, count, first,
-                sums + k * sums_step + o * across + panel * WIDE, across);
-    };
-#pragma omp parallel
-    {
-        if (teams == 1)
-            for (int64_t start = 0; start < tiles; start += at_a_time) {
-                const int64_t count = std::min(at_a_time, tiles - start);
-#pragma omp for schedule(static)
-                for (int64_t i = 0; i < count; i += DEPTH) transform(made, start, i);
-#pragma omp for schedule(static)
-                for (int64_t task = 0; task < 36 * panels; task++) multiply(made, sums, task, count, start == 0);
-            }
-        else {
-#pragma omp for schedule(static)
-            for (int64_t team = 0; team < teams; team++) {
-                number* own = made + team * 36 * step;
-                float* own_sums = sums + team * 36 * sums_step;
-                const int64_t from = team * at_a_time;
-                for (int64_t start = from; start < tiles; start += teams * at_a_time) {
-                    const int64_t count = std::min(at_a_time, tiles - start);
-                    for (int64_t i = 0; i < count; i += DEPTH) transform(own, start, i);
-                    for (int64_t task = 0; task < 36 * panels; task++) multiply(own, own_sums, task, count, start == from);
-                }
-            }
-        }
-#pragma omp for schedule(static)
-        for (int64_t o = 0; o < out; o++)
-            for (int64_t c = 0; c < channels; c += WIDTH) {
-                vec u[36], t[18], d[9];
-                for (int64_t k = 0; k < 36; k++) {
-                    const float* place = sums + k * sums_step + o * across + c;
-                    u[k] = load(place);
-                    for (int64_t team = 1; team < teams; team++) u[k] += load(place + team * 36 * sums_step);
-                }
-                for (int j = 0; j < 6; j++) weight_gradient_pass(u + j, 6, t + j, 6);
-                for (int i = 0; i < 3; i++) weight_gradient_pass(t + 6 * i, 1, d + 3 * i, 1);
-                for (int64_t k = 0; k < 9; k++) store(dw + (9 * o + k) * channels + c, d[k]);
-            }
     }
 }

@@ -15,10 +15,7 @@ from wrn.native import recomputation
 from wrn.native.library import KINDS, WIDTHS, Kind, floats, has_amx, kernels_of, numbers, pointer
 
 _LEAST_CHANNELS = 16  # below, the transforms cost more than they save
-_LEAST_PAIRS: dict[Kind, int] = {
-    "bf16": 16 * 64,
-    "fp32": 0,
-}  # of an input and an output channel, as gradients cost more
+_LEAST_PAIRS = {("bf16", 1): 16 * 64, ("bf16", 2): 16 * 32, ("fp32", 1): 0, ("fp32", 2): 32 * 32}  # of such, by stride
 _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
 
 
@@ -27,25 +24,32 @@ def suits(kind: Kind, channels: int, out: int) -> bool:
     return all(each >= _LEAST_CHANNELS and each % WIDTHS[kind] == 0 for each in (channels, out))
 
 
-def fits(conv: nn.Conv2d, x: Tensor) -> bool:
+def fits(conv: nn.Conv2d, x: Tensor, stride: int = 1) -> bool:
     """Whether the convolution of x (N, C, H, W) is suitable, and not faster directly, as in bf16 with AMX.
 
-    It must be 3x3, of stride 1, wide enough; x large enough, bf16 or fp32 in channels_last layout on a CPU.
+    It must be 3x3, of that stride, wide enough; x large enough, bf16 or fp32 in channels_last layout on a CPU. Of
+    stride 2, only the gradient of the weight is to be had.
     """
     kind = KINDS.get(x.dtype)
     return (
         kind is not None
-        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (stride, stride), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
         and suits(kind, conv.in_channels, conv.out_channels)
-        and conv.in_channels * conv.out_channels >= _LEAST_PAIRS[kind]
+        and conv.in_channels * conv.out_channels >= _LEAST_PAIRS[kind, stride]
         and conv.weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] == conv.in_channels
         and not (kind == "bf16" and has_amx())
-        and bool(kernels_of(x.dtype).winograd_pays(*numbers(x.shape[0], x.shape[2], x.shape[3], x.shape[1])))
+        and _pays(x, stride)
     )
+
+
+def _pays(x: Tensor, stride: int) -> bool:
+    n, channels, height, width = x.shape
+    output = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    return bool(kernels_of(x.dtype).winograd_pays(*numbers(n, *output, channels)))
 
 
 def conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -82,29 +86,30 @@ def convolve(x: Tensor, weight: Tensor, out: int) -> Tensor:
     return y
 
 
-def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
-    """From x (N, in, H, W) and dy (N, out, H, W), channels_last: (out, in, 3, 3), fp32."""
+def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
+    """From x (N, in, H, W) and dy (N, out, H', W'), channels_last: (out, in, 3, 3), fp32. The stride is 1 or 2."""
     (n, channels, height, width), out, wide = x.shape, dy.shape[1], 2 * WIDTHS[KINDS[x.dtype]]
-    across = -(-channels // wide) * wide
-    tiles, threads = n * -(-height // 4) * -(-width // 4), torch.get_num_threads()
+    across, places = -(-channels // wide) * wide, 36 if stride == 1 else 81
+    tiles, threads = n * -(-dy.shape[2] // 4) * -(-dy.shape[3] // 4), torch.get_num_threads()
     # Each thread with sums of its own, that no core reads what another wrote; unless they are more than half of that
-    teams = threads if 8 * threads * across * out <= tiles * (across + out) * x.itemsize else 1
+    teams = threads if 2 * threads * 144 * across * out <= tiles * places * (across + out) * x.itemsize else 1
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
-    most = max(_CHUNK // (36 * x.itemsize * (across + out)), 128)
+    most = max(_CHUNK // (places * x.itemsize * (across + out)), 128)
     at_a_time = -(-tiles // (-(-tiles // (most * teams)) * teams * 2)) * 2
     teams = min(teams, -(-tiles // at_a_time))
-    made, sums = _room(at_a_time * (across + out), x.dtype, teams), _room(out * across, torch.float32, teams)
+    made = _room(at_a_time * (across + out), x.dtype, teams * places)
+    sums = _room(out * across, torch.float32, teams * 36)
     dw = floats(out, 3, 3, channels).permute(0, 3, 1, 2)
     kernels_of(x.dtype).winograd_weight_gradient(
-        pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(-2)), pointer(sums),
-        *numbers(teams, at_a_time, n, height, width, channels, out),
+        pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(0)), pointer(sums),
+        *numbers(teams, at_a_time, n, height, width, channels, out, stride),
     )  # fmt: skip
     return dw
 
 
-def _room(count: int, dtype: torch.dtype, teams: int = 1) -> Tensor:
-    """For 36 times so many numbers, of which no two begin at one place of the caches."""
-    return torch.empty(teams * 36, count + 64 // dtype.itemsize, dtype=dtype, device="cpu")
+def _room(count: int, dtype: torch.dtype, rows: int = 36) -> Tensor:
+    """For so many rows of numbers, of which no two begin at one place of the caches."""
+    return torch.empty(rows, count + 64 // dtype.itemsize, dtype=dtype, device="cpu")
 
 
 class _Winograd(torch.autograd.Function):

@@ -1,0 +1,76 @@
+// Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308): a 3x3 convolution of stride 1, padded by 1, as
+// 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, C a multiple of WIDTH. A tile is
+// 4 x 4 places of the output, the last ones of a map fewer; what is made of tiles is (36, tiles, C), each of the 36 `step`
+// numbers after the one before. Transforms and sums are computed in fp32; what is multiplied is rounded to `number`.
+
+#pragma once
+
+#include <cstdint>
+
+#include "vectors.h"
+
+// The transforms evaluate polynomials at 0, infinity and four other places, plus and minus these two. Beside the usual 1 and 2 they
+// halve the error in fp32 and bf16, as their powers lie nearer to 1. Their product is 1.
+constexpr float NEAR = 2 / 3.0f, FAR = 3 / 2.0f;
+constexpr float NEAR2 = NEAR * NEAR, FAR2 = FAR * FAR;
+
+// One pass of the input's transform, B': from six to six values at strides of their own.
+static inline void input_pass(const vec* d, int from, vec* t, int to) {
+    const vec d1 = d[from], d2 = d[2 * from], d3 = d[3 * from], d4 = d[4 * from];
+    const vec even = d4 - FAR2 * d2, odd = NEAR * d3 - FAR * d1;
+    const vec even2 = d4 - NEAR2 * d2, odd2 = FAR * d3 - NEAR * d1;
+    t[0] = d[0] - (NEAR2 + FAR2) * d2 + d4;
+    t[to] = even + odd;
+    t[2 * to] = even - odd;
+    t[3 * to] = even2 + odd2;
+    t[4 * to] = even2 - odd2;
+    t[5 * to] = d1 - (NEAR2 + FAR2) * d3 + d[5 * from];
+}
+
+// What each place's products are multiplied by: one over the product of its distances from the others.
+constexpr float OF_NEAR = 1 / (2 * NEAR2 * (NEAR2 - FAR2)), OF_FAR = 1 / (2 * FAR2 * (FAR2 - NEAR2));
+
+// The transforms of DEPTH rows, side by side, each `step` numbers after the one before.
+template <int64_t PLACES>
+static inline void store_all(const vec (&made)[DEPTH][PLACES], number* place, int64_t step) {
+    for (int64_t k = 0; k < PLACES; k++) store_side_by_side(place + k * step, made[0][k], made[DEPTH - 1][k]);
+}
+
+// A map of tiles, and where they are in it.
+struct Map {
+    int64_t images, height, width, channels;
+
+    int64_t rows() const { return (height + 3) / 4; }
+    int64_t columns() const { return (width + 3) / 4; }
+    int64_t tiles() const { return images * rows() * columns(); }
+    int64_t image(int64_t tile) const { return tile / (rows() * columns()); }
+    int64_t top(int64_t tile) const { return tile / columns() % rows() * 4; }
+    int64_t left(int64_t tile) const { return tile % columns() * 4; }
+    int64_t at(int64_t image, int64_t row, int64_t column) const {
+        return ((image * height + row) * width + column) * channels;
+    }
+};
+
+// Where SIZE x SIZE places of a map are, of which some may lie beyond it, or belong to an image beyond the last: these are `outside`,
+// zeros.
+template <int64_t SIZE>
+struct Patch {
+    const number* from[SIZE * SIZE];
+
+    void find(const Map& map, const number* x, const number* outside, int64_t image, int64_t top, int64_t left) {
+        for (int64_t i = 0; i < SIZE; i++)
+            for (int64_t j = 0; j < SIZE; j++) {
+                const int64_t row = top + i, column = left + j;
+                const bool inside = row >= 0 && row < map.height && column >= 0 && column < map.width && image < map.images;
+                from[SIZE * i + j] = inside ? x + map.at(image, row, column) : outside;
+            }
+    }
+};
+
+// Of the input of a tile, whose 6 x 6 places overlap with the next one's: the transforms of WIDTH channels from c on.
+static inline void transform_input(const Patch<6>& tile, int64_t c, vec* made) {
+    vec d[36], t[36];
+    for (int k = 0; k < 36; k++) d[k] = load(tile.from[k] + c);
+    for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
+    for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, made + 6 * i, 1);
+}
