@@ -108,8 +108,15 @@ def test_gradients_of_weights_of_stride_2_are_float64s(kind, images, channels, o
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("images", [1, 7, 94])
 @pytest.mark.parametrize("threads", [1, 2, 3, 7, 32])
-def test_weight_gradients_of_any_number_of_threads(threads, images, stride, kind):
-    """Which share the tiles or, each with sums of its own, the images; with some left over."""
+def test_weight_gradients_of_any_number_of_threads(threads, images, stride, kind, monkeypatch):
+    """Which share each lot of tiles, or take whole lots and have sums of their own; in memory that is not zeros."""
+    ours, rows = winograd._room, []
+
+    def dirty(count, *sizes):
+        rows.append(count)
+        return ours(count, *sizes).fill_(float("nan"))
+
+    monkeypatch.setattr(winograd, "_room", dirty)
     x = random(images, 32, 12 * stride, 20 * stride, kind=kind)
     dy = random(images, 16, 12, 20, seed=1, kind=kind)
     exact = torch.nn.grad.conv2d_weight(x.double(), (16, 32, 3, 3), dy.double(), stride=stride, padding=1)
@@ -119,6 +126,8 @@ def test_weight_gradients_of_any_number_of_threads(threads, images, stride, kind
         found = [winograd.weight_gradient(x, dy, stride) for _ in range(2)]
     finally:
         torch.set_num_threads(before)
+    teams = rows[-1] // 36
+    assert images == 7 or (teams > 1) == (threads > 1 and images == 94)
     assert torch.equal(*found)
     assert distance(found[0], exact) < (0.015 if kind == "bf16" else 2.5e-6)
 
@@ -141,23 +150,60 @@ def test_what_does_not_fit_is_left_to_torch(conv, shape):
 
 
 @by_kind
-def test_a_step_takes_gradients_of_weights_of_stride_2_from_here(kind, monkeypatch):
-    """And other gradients, and the convolution itself, from torch."""
-    asked, ours = [], winograd.weight_gradient
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        ({}, (4, 32, 8, 8)),  # 4 tiles of the output, where its input has 16
+        ({"stride": 1}, (8, 32, 16, 16)),
+        ({"stride": (2, 1)}, (8, 32, 16, 16)),
+        ({"dilation": 2, "padding": 2}, (8, 32, 16, 16)),
+        ({"dilation": 2}, (8, 32, 16, 16)),
+        ({"padding": 0}, (8, 32, 16, 16)),
+        ({"groups": 2}, (8, 32, 16, 16)),
+        ({"padding_mode": "reflect"}, (8, 32, 16, 16)),
+        ({"out_channels": 20}, (8, 32, 16, 16)),
+    ],
+)
+def test_what_does_not_fit_with_stride_2_is_left_to_torch(given, shape, kind):
+    usual = {"in_channels": 32, "out_channels": 64, "kernel_size": 3, "stride": 2, "padding": 1, "bias": False}
+    conv, x = torch.nn.Conv2d(**usual | given), random(*shape, kind=kind)
+    assert not winograd.fits(conv, x, stride=2)
+    with enabled(kind), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+        y = conv2d(conv, x)
+    exact = conv.double()(x.double())
+    assert distance(y.detach(), exact.detach()) < (0.015 if kind == "bf16" else 2.5e-6)
+
+
+@by_kind
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("frozen", [None, "x", "weight"])
+def test_a_step_takes_gradients_of_weights_of_stride_2_from_here(kind, amx, frozen, monkeypatch):
+    """And other gradients, and the convolution itself, from torch; with AMX, which is for bf16, in fp32 too."""
+    if amx and kind == "bf16":
+        pytest.skip("weight gradients are those of AMX")
+    monkeypatch.setattr("wrn.native.winograd.has_amx", lambda: amx)
+    monkeypatch.setattr("wrn.native.operations.has_amx", lambda: amx)
+    asked, ours, theirs = [], winograd.weight_gradient, torch.ops.aten.convolution_backward
     monkeypatch.setattr(winograd, "weight_gradient", lambda *given, **how: asked.append(how) or ours(*given, **how))
+    monkeypatch.setattr(
+        torch.ops.aten, "convolution_backward", lambda *given: asked.append(given[-1]) or theirs(*given)
+    )
     conv = torch.nn.Conv2d(32, 64, 3, 2, 1, bias=False).to(memory_format=torch.channels_last)
-    x, dy = random(4, 32, 16, 16, kind=kind).requires_grad_(), random(4, 64, 8, 8, seed=1, kind=kind)
-    with enabled(kind):
+    x, dy = random(4, 32, 16, 16, kind=kind), random(4, 64, 8, 8, seed=1, kind=kind)
+    x.requires_grad_(frozen != "x")
+    conv.weight.requires_grad_(frozen != "weight")
+    with enabled(kind), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
         y = conv2d(conv, x)
     y.backward(dy)
-    assert asked == [{"stride": 2}]
+    wanted = {None: [[True, False, False], {"stride": 2}], "x": [{"stride": 2}], "weight": []}
+    assert asked == wanted[frozen]
     weight = conv.weight.detach().to(x.dtype)
     assert torch.equal(y, F.conv2d(x.detach(), weight, None, 2, 1))
-    theirs = x.detach().double().requires_grad_()
-    F.conv2d(theirs, exact := weight.double().requires_grad_(), None, 2, 1).backward(dy.double())
+    exact_x, exact = x.detach().double().requires_grad_(), weight.double().requires_grad_()
+    F.conv2d(exact_x, exact, None, 2, 1).backward(dy.double())
     bound = 0.009 if kind == "bf16" else 1.5e-6
-    assert distance(x.grad, theirs.grad) < bound
-    assert distance(conv.weight.grad, exact.grad) < bound
+    assert x.grad is None if frozen == "x" else distance(x.grad, exact_x.grad) < bound
+    assert conv.weight.grad is None if frozen == "weight" else distance(conv.weight.grad, exact.grad) < bound
 
 
 def gradients(model, precision="fp32", **ways):

@@ -6,9 +6,10 @@ Results are the same up to rounding. Where activations are bf16, statistics, sum
 fp32 (torch rounds the latter to bf16 on the way).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,11 +82,9 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
         return conv(x)
     if _is_enabled_for(x) and conv.bias is None and winograd.fits(conv, x):
         return winograd.conv2d(conv, x)
-    if torch.is_grad_enabled() and _fits(x) and _has_gradient_of_ours(conv):
-        fewer = winograd.fits(conv, x, stride=2)
-        if fewer or x.dtype == torch.bfloat16:
-            y: Tensor = _Conv.apply(x, conv.weight, conv, fewer, recomputation.source_of(x))
-            return y
+    if torch.is_grad_enabled() and (gradient := _gradient_of_weight(conv, x)) is not None:
+        y: Tensor = _Conv.apply(x, conv.weight, conv, gradient, recomputation.source_of(x))
+        return y
     if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 8 and conv.bias is None:
         # oneDNN's gradient of such a weight never ends (torch 2.15, two threads, channels_last)
         return F.conv2d(x[:, :, :: conv.stride[0], :: conv.stride[1]], conv.weight)
@@ -93,13 +92,9 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     return recomputation.conv2d(conv, x) if plain and recomputation.keeps_little() else conv(x)
 
 
-def _kind() -> Kind | None:
-    """What is enabled: nothing in compiled code, in which torch 2.11 cannot read it."""
-    return None if torch.compiler.is_compiling() else _enabled.get()
-
-
 def _is_enabled_for(x: Tensor) -> bool:
-    return x.dtype in KINDS and KINDS[x.dtype] == _kind()
+    """Nothing is in compiled code, in which torch 2.11 cannot read the setting."""
+    return x.dtype in KINDS and not torch.compiler.is_compiling() and KINDS[x.dtype] == _enabled.get()
 
 
 def _fits(x: Tensor) -> bool:
@@ -112,16 +107,25 @@ def _fits(x: Tensor) -> bool:
     )
 
 
-def _has_gradient_of_ours(conv: nn.Conv2d) -> bool:
+def _gradient_of_weight(conv: nn.Conv2d, x: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """What makes it in fp32 of x and the gradient of the convolution's output; None where that is left to autograd."""
+    if not _is_enabled_for(x) or conv.bias is not None or not conv.weight.requires_grad:
+        return None
+    if winograd.fits(conv, x, stride=2):
+        return partial(winograd.weight_gradient, stride=2)
     k, s = conv.kernel_size[0], conv.stride[0]
-    return (
-        conv.weight.requires_grad
+    suits = (
+        x.dtype == torch.bfloat16
+        and _fits(x)
         and conv.weight.dtype == torch.float32
         and conv.out_channels % 16 == 0
         and k in (1, 3)
         and (conv.kernel_size, conv.stride, conv.padding) == ((k, k), (s, s), (k // 2, k // 2))
-        and (conv.dilation, conv.groups, conv.bias) == ((1, 1), 1, None)
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
     )
+    if not suits:
+        return None
+    return partial(weight_gradient, kernel_size=k, stride=s) if has_amx() else partial(_gradient_by_torch, conv)
 
 
 def _is_plain(bn: nn.BatchNorm2d, x: Tensor) -> bool:
@@ -204,38 +208,53 @@ class _Add(torch.autograd.Function):
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d, fewer: bool, source: Any) -> Tensor:
-        """`fewer`: the weight's gradient is to be had with fewer multiplications.
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        conv: nn.Conv2d,
+        gradient: Callable[[Tensor, Tensor], Tensor],
+        source: Any,
+    ) -> Tensor:
+        """`gradient`: what makes the weight's of x and the output's.
 
         `source`: the node of the BN-ReLU that x came from, if x is to be had from it once more.
         """
-        rounded = _rounded(weight, x.dtype)
-        ctx.conv, ctx.fewer, ctx.source = conv, fewer, source
-        ctx.save_for_backward(*((x, rounded) if source is None else (weight,)))
-        return F.conv2d(x, rounded, None, conv.stride, conv.padding)
+        weight_then = _as(x, weight)
+        ctx.conv, ctx.gradient, ctx.source = conv, gradient, source
+        ctx.save_for_backward(*((x, weight_then) if source is None else (weight,)))
+        return F.conv2d(x, weight_then, None, conv.stride, conv.padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        dy, conv = gradients[0].contiguous(memory_format=torch.channels_last), ctx.conv
         if ctx.source is None:
             x, weight = ctx.saved_tensors
         else:  # whose own turn in the backward pass is still to come
-            x, weight = recomputation.given(ctx.source), _rounded(ctx.saved_tensors[0], dy.dtype)
-        wanted, ours = ctx.needs_input_grad[:2], ctx.fewer or has_amx()
-        dx, dw, _ = torch.ops.aten.convolution_backward(
-            dy, x, weight, None, conv.stride, conv.padding, [1, 1], False, [0, 0], 1,
-            [wanted[0], wanted[1] and not ours, False],
-        )  # fmt: skip
-        if wanted[1] and ctx.fewer:
-            dw = winograd.weight_gradient(x, dy, stride=2)
-        elif wanted[1]:
-            dw = weight_gradient(x, dy, weight.shape[-1], conv.stride[0]) if ours else dw.float()
+            x = recomputation.given(ctx.source)
+            weight = _as(x, ctx.saved_tensors[0])
+        dy, dx, dw = _as(x, gradients[0]), None, None
+        if ctx.needs_input_grad[0]:
+            dx = _backward(ctx.conv, x, weight, dy, [True, False, False])[0]
+        if ctx.needs_input_grad[1]:
+            dw = ctx.gradient(x, dy)
         return dx, dw, None, None, None
 
 
-def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.to(dtype, memory_format=torch.channels_last)
+def _as(x: Tensor, tensor: Tensor) -> Tensor:
+    """Of the type of x, in channels_last layout."""
+    return tensor.to(x.dtype, memory_format=torch.channels_last)
+
+
+def _backward(conv: nn.Conv2d, x: Tensor, weight: Tensor, dy: Tensor, wanted: list[bool]) -> Any:
+    around = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)
+    return torch.ops.aten.convolution_backward(dy, x, weight, None, *around, wanted)
+
+
+def _gradient_by_torch(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
+    like = torch.empty_like(conv.weight, dtype=x.dtype)  # only how it lies matters
+    gradient: Tensor = _backward(conv, x, like, dy, [False, True, False])[1]
+    return gradient.float()
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int) -> Tensor:

@@ -66,6 +66,14 @@ extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width, 
     return tiles >= (channels < MANY_CHANNELS ? LEAST_TILES : FEW) && 8 * tiles <= images * height * width;
 }
 
+// Of the input of a tile, whose 6 x 6 places overlap with the next one's: the transforms of WIDTH channels from c on.
+static inline void transform_input(const Patch<6>& tile, int64_t c, vec* made) {
+    vec d[36], t[36];
+    for (int k = 0; k < 36; k++) d[k] = load(tile.from[k] + c);
+    for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
+    for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, made + 6 * i, 1);
+}
+
 // Of the products of a tile, for the channels from `first` up to `last`: to the output, plus bias (C) and shortcut (N, H, W, C)
 // if not null, then ReLU if it is wanted. What lies beyond the map goes to `nowhere`, room for C numbers.
 static inline void output_tile(

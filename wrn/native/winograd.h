@@ -1,7 +1,7 @@
-// Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308): a 3x3 convolution of stride 1, padded by 1, as
-// 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, C a multiple of WIDTH. A tile is
-// 4 x 4 places of the output, the last ones of a map fewer; what is made of tiles is (36, tiles, C), each of the 36 `step`
-// numbers after the one before. Transforms and sums are computed in fp32; what is multiplied is rounded to `number`.
+// Winograd's minimal filtering (Lavin & Gray 2015, arXiv 1509.09308) of 3x3 convolutions padded by 1: as F(4x4, 3x3), of stride 1, 36
+// matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, C a multiple of WIDTH. A tile is 4 x 4
+// places of the output, the last ones of a map fewer. Transforms and sums are computed in fp32; what is multiplied is rounded to
+// `number`, and lies `step` numbers after what belongs to the product before.
 
 #pragma once
 
@@ -66,11 +66,3 @@ struct Patch {
             }
     }
 };
-
-// Of the input of a tile, whose 6 x 6 places overlap with the next one's: the transforms of WIDTH channels from c on.
-static inline void transform_input(const Patch<6>& tile, int64_t c, vec* made) {
-    vec d[36], t[36];
-    for (int k = 0; k < 36; k++) d[k] = load(tile.from[k] + c);
-    for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
-    for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, made + 6 * i, 1);
-}

@@ -1,8 +1,9 @@
 """3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications.
 
-Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp`. On a CPU without AMX a step's time goes into multiplications,
-and this alone makes fewer. Results differ from the exact sum by 5e-7 to 2e-6 of their length in fp32, whose direct sum
-errs by 4e-7, and by 1.2% in bf16, whose direct sum of rounded factors errs by 0.3%.
+Lavin & Gray 2015 (arXiv 1509.09308), in `winograd.cpp` and `winograd_gradient.cpp`. On a CPU without AMX a step's time
+goes into multiplications, and this alone makes fewer. Results differ from the exact sum by 5e-7 to 2e-6 of their length
+in fp32, whose direct sum errs by 4e-7, and by 1.2% in bf16, whose direct sum of rounded factors errs by 0.3%. Of
+convolutions of stride 2 only the gradient of the weight is computed so, by 9/16 of the multiplications.
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ from wrn.native import recomputation
 from wrn.native.library import KINDS, WIDTHS, Kind, floats, has_amx, kernels_of, numbers, pointer
 
 _LEAST_CHANNELS = 16  # below, the transforms cost more than they save
-_LEAST_PAIRS = {("bf16", 1): 16 * 64, ("bf16", 2): 16 * 32, ("fp32", 1): 0, ("fp32", 2): 32 * 32}  # of such, by stride
+# Of an input and an output channel, by stride: where direct convolutions and their gradients are no faster
+_LEAST_PAIRS = {("bf16", 1): 16 * 64, ("bf16", 2): 16 * 32, ("fp32", 1): 0, ("fp32", 2): 32 * 32}
 _CHUNK = 2 << 20  # bytes of what is transformed at a time for the weight's gradient, for the caches
 
 
@@ -68,7 +70,7 @@ def prepared(weight: Tensor, dtype: torch.dtype = torch.float32, for_gradient: b
     """
     out, channels = weight.shape[:2]
     (a, b), wide = (out, channels) if for_gradient else (channels, out), 2 * WIDTHS[KINDS[dtype]]
-    made = _room(-(-b // wide) * wide * a, dtype)
+    made = _room(36, -(-b // wide) * wide * a, dtype)
     weight = weight.contiguous(memory_format=torch.channels_last)
     sizes = numbers(made.stride(0), out, channels, int(for_gradient))
     kernels_of(dtype).winograd_weight(pointer(weight), pointer(made), *sizes)
@@ -91,14 +93,15 @@ def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
     (n, channels, height, width), out, wide = x.shape, dy.shape[1], 2 * WIDTHS[KINDS[x.dtype]]
     across, places = -(-channels // wide) * wide, 36 if stride == 1 else 81
     tiles, threads = n * -(-dy.shape[2] // 4) * -(-dy.shape[3] // 4), torch.get_num_threads()
-    # Each thread with sums of its own, that no core reads what another wrote; unless they are more than half of that
+    # Each thread with tiles and sums of its own, unless these sums are more than half of what is transformed
     teams = threads if 2 * threads * 144 * across * out <= tiles * places * (across + out) * x.itemsize else 1
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
     most = max(_CHUNK // (places * x.itemsize * (across + out)), 128)
-    at_a_time = -(-tiles // (-(-tiles // (most * teams)) * teams * 2)) * 2
+    lots = -(-tiles // (most * teams)) * teams
+    at_a_time = -(-tiles // (2 * lots)) * 2
     teams = min(teams, -(-tiles // at_a_time))
-    made = _room(at_a_time * (across + out), x.dtype, teams * places)
-    sums = _room(out * across, torch.float32, teams * 36)
+    made = _room(teams * places, at_a_time * (across + out), x.dtype)
+    sums = _room(teams * 36, out * across, torch.float32)
     dw = floats(out, 3, 3, channels).permute(0, 3, 1, 2)
     kernels_of(x.dtype).winograd_weight_gradient(
         pointer(x), pointer(dy), pointer(dw), pointer(made), *numbers(made.stride(0)), pointer(sums),
@@ -107,7 +110,7 @@ def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
     return dw
 
 
-def _room(count: int, dtype: torch.dtype, rows: int = 36) -> Tensor:
+def _room(rows: int, count: int, dtype: torch.dtype) -> Tensor:
     """For so many rows of numbers, of which no two begin at one place of the caches."""
     return torch.empty(rows, count + 64 // dtype.itemsize, dtype=dtype, device="cpu")
 

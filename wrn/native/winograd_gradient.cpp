@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include <omp.h>
+
 #include "winograd.h"
 
 // A: of four, the values of their polynomial at all places but 0.
@@ -144,8 +146,8 @@ static inline void outer_products(
 }
 
 // The gradient of the weight, (out, 3, 3, in), from x (N, H, W, in) and dy (N, H', W', out), `at_a_time` tiles at a time, a multiple
-// of DEPTH. All threads share each lot of tiles; or, of several `teams`, each thread takes whole lots, so that no core reads what
-// another wrote, and has sums of its own. A team has room for transforms in `made`, PLACES times `step`: inputs in panels of WIDE,
+// of DEPTH. All threads share each lot of tiles; or, of several `teams`, each takes whole lots, so that no core reads transforms
+// that another wrote, and has sums of its own, which are added in the end. A team has room for transforms in `made`, PLACES times `step`: inputs in panels of WIDE,
 // then outputs in panels of WIDTH, tile after tile in each; and in `sums` for 36 times (out, in), `in` rounded up to a multiple of
 // WIDE, and 16 numbers more.
 template <typename Algorithm>
@@ -157,7 +159,7 @@ static void gradient(
     const int64_t panels = (channels + WIDE - 1) / WIDE, across = panels * WIDE, sums_step = out * across + 16;
     const std::vector<number> outside(std::max(channels, out));
     // Of DEPTH tiles from i on, counted from `start`
-    const auto transform = [&](number* made, int64_t start, int64_t i) {
+    const auto transform_tiles = [&](number* made, int64_t start, int64_t i) {
         Patch<Algorithm::SIZE> inputs[DEPTH];
         Patch<4> outputs[DEPTH];
         for (int64_t each = 0; each < DEPTH; each++) {
@@ -180,14 +182,16 @@ static void gradient(
                     made + place * step + panel * at_a_time * WIDE, count, first && place == begin,
                     sums + k * sums_step + o * across + panel * WIDE, across);
     };
+    // Of these, for each thread at a time: all it gets, the same of each lot; or single ones, where some take 4 or 16 times as long
+    const int64_t threads = omp_get_max_threads(), share = STRIDE == 1 ? (36 * panels + threads - 1) / threads : 1;
 #pragma omp parallel
     {
         if (teams == 1)
             for (int64_t start = 0; start < tiles; start += at_a_time) {
                 const int64_t count = std::min(at_a_time, tiles - start);
 #pragma omp for schedule(static)
-                for (int64_t i = 0; i < count; i += DEPTH) transform(made, start, i);
-#pragma omp for schedule(static)
+                for (int64_t i = 0; i < count; i += DEPTH) transform_tiles(made, start, i);
+#pragma omp for schedule(static, share)
                 for (int64_t task = 0; task < 36 * panels; task++) multiply(made, sums, task, count, start == 0);
             }
         else {
@@ -198,7 +202,7 @@ static void gradient(
                 const int64_t from = team * at_a_time;
                 for (int64_t start = from; start < tiles; start += teams * at_a_time) {
                     const int64_t count = std::min(at_a_time, tiles - start);
-                    for (int64_t i = 0; i < count; i += DEPTH) transform(own, start, i);
+                    for (int64_t i = 0; i < count; i += DEPTH) transform_tiles(own, start, i);
                     for (int64_t task = 0; task < 36 * panels; task++) multiply(own, own_sums, task, count, start == from);
                 }
             }
