@@ -1,7 +1,7 @@
-// Winograd's minimal filtering (Lavin & Gray 2015, arXiv 1509.09308) of 3x3 convolutions padded by 1: as F(4x4, 3x3), of stride 1, 36
-// matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, C a multiple of WIDTH. A tile is 4 x 4
-// places of the output, the last ones of a map fewer. Transforms and sums are computed in fp32; what is multiplied is rounded to
-// `number`, and lies `step` numbers after what belongs to the product before.
+// Winograd's minimal filtering (Lavin & Gray 2015, arXiv 1509.09308) of 3x3 convolutions padded by 1: as F(4x4, 3x3), of stride 1,
+// 36 matrix products, a quarter of the multiplications. Tensors are (N, H, W, C) in memory, C a multiple of WIDTH. A tile is
+// 4 x 4 places of the output, the last ones of a map fewer. Transforms and sums are computed in fp32; what is multiplied is
+// rounded to `number`, and lies `step` numbers after what belongs to the product before.
 
 #pragma once
 
@@ -51,8 +51,8 @@ struct Map {
     }
 };
 
-// Where SIZE x SIZE places of a map are, of which some may lie beyond it, or belong to an image beyond the last: these are `outside`,
-// zeros.
+// Where SIZE x SIZE places of a map are, of which some may lie beyond it, or belong to an image beyond the last: these are
+// `outside`, zeros.
 template <int64_t SIZE>
 struct Patch {
     const number* from[SIZE * SIZE];

@@ -124,8 +124,8 @@ static inline void transform_side_by_side(const Patch<COUNT> (&tiles)[DEPTH], in
 
 constexpr int64_t OUTPUTS = WIDTH / 2;  // of an outer product
 
-// Sums over `count` tiles, to OUTPUTS rows, `across` numbers apart, of WIDE, added to what was there unless these are the `first`: of
-// outputs, WIDTH of each tile, and inputs, WIDE of each; DEPTH tiles are side by side.
+// Sums over `count` tiles, to OUTPUTS rows, `across` numbers apart, of WIDE, added to what was there unless these are the
+// `first`: of outputs, WIDTH of each tile, and inputs, WIDE of each; DEPTH tiles are side by side.
 template <int HALVES>
 static inline void outer_products(
     const number* outputs, const number* inputs, int64_t count, bool first, float* sums, int64_t across) {
@@ -145,11 +145,11 @@ static inline void outer_products(
         }
 }
 
-// The gradient of the weight, (out, 3, 3, in), from x (N, H, W, in) and dy (N, H', W', out), `at_a_time` tiles at a time, a multiple
-// of DEPTH. All threads share each lot of tiles; or, of several `teams`, each takes whole lots, so that no core reads transforms
-// that another wrote, and has sums of its own, which are added in the end. A team has room for transforms in `made`, PLACES times `step`: inputs in panels of WIDE,
-// then outputs in panels of WIDTH, tile after tile in each; and in `sums` for 36 times (out, in), `in` rounded up to a multiple of
-// WIDE, and 16 numbers more.
+// The gradient of the weight, (out, 3, 3, in), from x (N, H, W, in) and dy (N, H', W', out), `at_a_time` tiles at a time, a
+// multiple of DEPTH. All threads share each lot of tiles; or, of several `teams`, each takes whole lots, so that no core reads
+// transforms that another wrote, and has sums of its own, which are added in the end. A team has room for transforms in `made`,
+// PLACES times `step`: inputs in panels of WIDE, then outputs in panels of WIDTH, tile after tile in each; and in `sums` for 36
+// times (out, in), `in` rounded up to a multiple of WIDE, and 16 numbers more.
 template <typename Algorithm>
 static void gradient(
     const number* x, const number* dy, float* dw, number* made, int64_t step, float* sums, int64_t teams, int64_t at_a_time,
