@@ -95,10 +95,8 @@ def test_bits_do_not_depend_on_threads(images, kind):
 def test_gradients_of_weights_of_stride_2_are_float64s(kind, images, channels, out, height, width):
     """Of maps with an even and an odd number of rows and columns; with less error than of stride 1."""
     for rows, columns in [(2 * height, 2 * width), (2 * height - 1, 2 * width), (2 * height, 2 * width - 1)]:
-        x, dy = (
-            random(images, channels, rows, columns, kind=kind),
-            random(images, out, height, width, seed=1, kind=kind),
-        )
+        x = random(images, channels, rows, columns, kind=kind)
+        dy = random(images, out, height, width, seed=1, kind=kind)
         exact = torch.nn.grad.conv2d_weight(x.double(), (out, channels, 3, 3), dy.double(), stride=2, padding=1)
         bound = 0.009 if kind == "bf16" else 1.5e-6
         assert distance(winograd.weight_gradient(x, dy, stride=2), exact) < bound
@@ -174,13 +172,12 @@ def test_what_does_not_fit_with_stride_2_is_left_to_torch(given, shape, kind):
     assert distance(y.detach(), exact.detach()) < (0.015 if kind == "bf16" else 2.5e-6)
 
 
-@by_kind
-@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "amx"), [pytest.param("bf16", False, marks=needs_bf16), ("fp32", False), ("fp32", True)]
+)
 @pytest.mark.parametrize("frozen", [None, "x", "weight"])
 def test_a_step_takes_gradients_of_weights_of_stride_2_from_here(kind, amx, frozen, monkeypatch):
     """And other gradients, and the convolution itself, from torch; with AMX, which is for bf16, in fp32 too."""
-    if amx and kind == "bf16":
-        pytest.skip("weight gradients are those of AMX")
     monkeypatch.setattr("wrn.native.winograd.has_amx", lambda: amx)
     monkeypatch.setattr("wrn.native.operations.has_amx", lambda: amx)
     asked, ours, theirs = [], winograd.weight_gradient, torch.ops.aten.convolution_backward
@@ -204,6 +201,19 @@ def test_a_step_takes_gradients_of_weights_of_stride_2_from_here(kind, amx, froz
     bound = 0.009 if kind == "bf16" else 1.5e-6
     assert x.grad is None if frozen == "x" else distance(x.grad, exact_x.grad) < bound
     assert conv.weight.grad is None if frozen == "weight" else distance(conv.weight.grad, exact.grad) < bound
+
+
+@needs_bf16
+def test_a_gradient_of_another_type_than_the_map_is_not_read_as_of_its():
+    """Autocast around kernels for fp32 makes the output, and so its gradient, bf16."""
+    conv = torch.nn.Conv2d(32, 64, 3, 2, 1, bias=False).to(memory_format=torch.channels_last)
+    x, dy = random(4, 32, 16, 16), random(4, 64, 8, 8, seed=1, kind="bf16")
+    with enabled("fp32"), torch.autocast("cpu", torch.bfloat16):
+        y = conv2d(conv, x)
+    assert y.dtype == torch.bfloat16
+    y.backward(dy)
+    exact = torch.nn.grad.conv2d_weight(x.double(), conv.weight.shape, dy.double(), stride=2, padding=1)
+    assert distance(conv.weight.grad, exact) < 1.5e-6
 
 
 def gradients(model, precision="fp32", **ways):

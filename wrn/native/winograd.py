@@ -93,10 +93,11 @@ def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
     (n, channels, height, width), out, wide = x.shape, dy.shape[1], 2 * WIDTHS[KINDS[x.dtype]]
     across, places = -(-channels // wide) * wide, 36 if stride == 1 else 81
     tiles, threads = n * -(-dy.shape[2] // 4) * -(-dy.shape[3] // 4), torch.get_num_threads()
+    sums_size, tile_size = 36 * 4 * across * out, places * (across + out) * x.itemsize  # bytes
     # Each thread with tiles and sums of its own, unless these sums are more than half of what is transformed
-    teams = threads if 2 * threads * 144 * across * out <= tiles * places * (across + out) * x.itemsize else 1
+    teams = threads if 2 * threads * sums_size <= tiles * tile_size else 1
     # Few enough tiles at a time for the caches, and enough that the sums are not all that is read
-    most = max(_CHUNK // (places * x.itemsize * (across + out)), 128)
+    most = max(_CHUNK // tile_size, 128)
     lots = -(-tiles // (most * teams)) * teams
     at_a_time = -(-tiles // (2 * lots)) * 2
     teams = min(teams, -(-tiles // at_a_time))
