@@ -56,7 +56,8 @@ extern "C" void winograd_weight(
                     for (int j = 0; j < 3; j++) weight_pass(d + j, 3, t + j, 3);
                     for (int j = 0; j < 6; j++) weight_pass(t + 3 * j, 1, u[i] + 6 * j, 1);
                 }
-                store_all(u, made + (panel * from + c) * WIDE + half * DEPTH, step);
+                number* place = made + (panel * from + c) * WIDE + half * DEPTH;
+                for (int64_t k = 0; k < 36; k++) store_side_by_side(place + k * step, u[0][k], u[DEPTH - 1][k]);
             }
 }
 
@@ -64,14 +65,6 @@ extern "C" void winograd_weight(
 extern "C" int64_t winograd_pays(int64_t images, int64_t height, int64_t width, int64_t channels) {
     const int64_t tiles = Map{images, height, width, channels}.tiles();
     return tiles >= (channels < MANY_CHANNELS ? LEAST_TILES : FEW) && 8 * tiles <= images * height * width;
-}
-
-// Of the input of a tile, whose 6 x 6 places overlap with the next one's: the transforms of WIDTH channels from c on.
-static inline void transform_input(const Patch<6>& tile, int64_t c, vec* made) {
-    vec d[36], t[36];
-    for (int k = 0; k < 36; k++) d[k] = load(tile.from[k] + c);
-    for (int j = 0; j < 6; j++) input_pass(d + j, 6, t + j, 6);
-    for (int i = 0; i < 6; i++) input_pass(t + 6 * i, 1, made + 6 * i, 1);
 }
 
 // Of the products of a tile, for the channels from `first` up to `last`: to the output, plus bias (C) and shortcut (N, H, W, C)
@@ -153,7 +146,7 @@ extern "C" void winograd_convolve(
                 input, x, outside.data(), input.image(start + i), input.top(start + i) - 1, input.left(start + i) - 1);
             for (int64_t c = 0; c < channels; c += WIDTH) {
                 vec each[36];
-                transform_input(tile, c, each);
+                transform<6>(tile, c, input_pass, each);
                 for (int64_t k = 0; k < 36; k++) store(made + k * step + i * channels + c, each[k]);
             }
         }

@@ -30,12 +30,6 @@ static inline void input_pass(const vec* d, int from, vec* t, int to) {
 // What each place's products are multiplied by: one over the product of its distances from the others.
 constexpr float OF_NEAR = 1 / (2 * NEAR2 * (NEAR2 - FAR2)), OF_FAR = 1 / (2 * FAR2 * (FAR2 - NEAR2));
 
-// The transforms of DEPTH rows, side by side, each `step` numbers after the one before.
-template <int64_t PLACES>
-static inline void store_all(const vec (&made)[DEPTH][PLACES], number* place, int64_t step) {
-    for (int64_t k = 0; k < PLACES; k++) store_side_by_side(place + k * step, made[0][k], made[DEPTH - 1][k]);
-}
-
 // A map of tiles, and where they are in it.
 struct Map {
     int64_t images, height, width, channels;
@@ -66,3 +60,15 @@ struct Patch {
             }
     }
 };
+
+// Of such places and WIDTH channels from c on, SIZE x SIZE values: by passes in one direction, then in the other.
+template <int64_t SIZE, int64_t COUNT, typename Pass>
+static inline void transform(const Patch<COUNT>& tile, int64_t c, Pass pass, vec* made) {
+    vec t[SIZE * COUNT];
+    for (int64_t j = 0; j < COUNT; j++) {
+        vec d[COUNT];
+        for (int64_t i = 0; i < COUNT; i++) d[i] = load(tile.from[COUNT * i + j] + c);
+        pass(d, 1, t + j, COUNT);
+    }
+    for (int64_t i = 0; i < SIZE; i++) pass(t + COUNT * i, 1, made + SIZE * i, 1);
+}

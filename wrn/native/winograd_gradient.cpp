@@ -79,7 +79,7 @@ template <typename Algorithm>
 struct Order {
     static constexpr int64_t SIZE = Algorithm::SIZE, PLACES = SIZE * SIZE;
     std::array<int64_t, 37> first{};
-    std::array<std::array<int64_t, SIZE>, SIZE> place{};
+    std::array<int64_t, PLACES> place{};
 
     constexpr Order() {
         int64_t next = 0;
@@ -87,7 +87,7 @@ struct Order {
             first[k] = next;
             for (int64_t i = 0; i < SIZE; i++)
                 for (int64_t j = 0; j < SIZE; j++)
-                    if (6 * std::min<int64_t>(i, 5) + std::min<int64_t>(j, 5) == k) place[i][j] = next++;
+                    if (6 * std::min<int64_t>(i, 5) + std::min<int64_t>(j, 5) == k) place[SIZE * i + j] = next++;
         }
         first[36] = next;
     }
@@ -95,30 +95,14 @@ struct Order {
 template <typename Algorithm>
 constexpr Order<Algorithm> ORDER;
 
-// The transforms of COUNT x COUNT places of a tile, by passes in both directions: of WIDTH channels from c on.
-template <typename Algorithm, int64_t COUNT, typename Pass>
-static inline void transform(const Patch<COUNT>& tile, int64_t c, Pass pass, vec* made) {
-    constexpr int64_t SIZE = Algorithm::SIZE;
-    vec t[SIZE * COUNT];
-    for (int64_t j = 0; j < COUNT; j++) {
-        vec d[COUNT];
-        for (int64_t i = 0; i < COUNT; i++) d[i] = load(tile.from[COUNT * i + j] + c);
-        pass(d, 1, t + j, COUNT);
-    }
-    for (int64_t i = 0; i < SIZE; i++) {
-        vec u[SIZE];
-        pass(t + COUNT * i, 1, u, 1);
-        for (int64_t j = 0; j < SIZE; j++) made[ORDER<Algorithm>.place[i][j]] = u[j];
-    }
-}
-
-// Those of DEPTH tiles side by side: of WIDTH channels from c on to `to(c)`.
+// Those of DEPTH tiles side by side, each `step` numbers after the one before: of WIDTH channels from c on to `to(c)`.
 template <typename Algorithm, int64_t COUNT, typename Pass, typename To>
 static inline void transform_side_by_side(const Patch<COUNT> (&tiles)[DEPTH], int64_t channels, Pass pass, To to, int64_t step) {
     for (int64_t c = 0; c < channels; c += WIDTH) {
         vec made[DEPTH][Order<Algorithm>::PLACES];
-        for (int64_t i = 0; i < DEPTH; i++) transform<Algorithm>(tiles[i], c, pass, made[i]);
-        store_all(made, to(c), step);
+        for (int64_t i = 0; i < DEPTH; i++) transform<Algorithm::SIZE>(tiles[i], c, pass, made[i]);
+        for (int64_t k = 0; k < Order<Algorithm>::PLACES; k++)
+            store_side_by_side(to(c) + ORDER<Algorithm>.place[k] * step, made[0][k], made[DEPTH - 1][k]);
     }
 }
 
