@@ -125,6 +125,30 @@ def test_every_cell_is_right(folder):
     assert "wrn-40-2-b3 - wrn-40-2 on CIFAR-10: +1.30 [" in cells["two convolutions are best"][2]
 
 
+def test_json_has_the_numbers_of_every_cell_claim_run_and_benchmark(folder):
+    """One run has no interval by seed: JSON knows no infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    bench = folder / "bench" / "a" / "b" / "train.json"
+    bench.parent.mkdir(parents=True)
+    bench.write_text(json.dumps({"what": "train", "machine": {"device": "x"}, "rows": [{"ms": 1.5}]}))
+    found = json.loads(in_another_process(folder, "--json"), parse_constant=refuse)
+    (table3,) = (each for each in found["experiments"] if each["experiment"] == "table3")
+    cells = {cell["row"]: cell for cell in table3["cells"]}
+    assert cells["wrn-40-2"]["by_seed"] == {"0": 5.4, "1": 5.5, "2": 5.3}
+    assert cells["wrn-40-2"]["median"] == {"value": 5.4, "low": 5.3, "high": 5.5, "n": 3, "confidence": 0.75}
+    assert (cells["wrn-40-2"]["paper"], cells["wrn-40-2"]["verdict"]) == (5.43, "reproduced (±0.3)")
+    assert cells["wrn-40-2-b3333"]["median"] is None
+    assert cells["wrn-40-2-b3333"]["unfinished"] == "1 failed; 2 missing"
+    assert {claim["verdict"].partition(" (")[0] for claim in table3["claims"]} == {"not decided"}
+    errors = sorted(run["test_error"] for run in found["runs"] if run["finished"])
+    assert errors == [5.3, 5.4, 5.5, 5.7, 6.6, 6.7, 6.8]
+    assert [(each["name"], each["rows"]) for each in found["benchmarks"]] == [("a/b", [{"ms": 1.5}])]
+    assert found["authors_logs"][0]["epochs"][0]["epoch"] == 1
+
+
 def test_what_failed_says_why(folder):
     ((choice, failures),) = plan.saved(folder)
     told = section(find(choice, folder, failures))

@@ -1,5 +1,6 @@
 """`wrn tune dropout`, with real runs, stopped and continued."""
 
+import json
 import re
 
 import pytest
@@ -30,6 +31,14 @@ def test_dropout_is_chosen_on_a_validation_split_and_trials_are_kept(run_wrn, tm
         f"--dropout {float(ranked[0][0])} --seed 1 --precision fp32 --device cpu"
     )
     assert all(run.result["best_test_error"] is None for run in results), "the test set was used once"
+    code, told, err = run_wrn(*words, "--trials", 3, "--device", "cpu", "--json")
+    assert code == 0, err
+    found = json.loads(told)
+    assert out.splitlines()[-1].endswith(found["command"])
+    assert found["dropout"] == best.recipe.dropout
+    assert {each["dropout"]: each["val_error"] for each in found["trials"]} == {
+        run.recipe.dropout: run.result["val_error"] for run in results
+    }
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,7 @@ class Benchmarks:
 
 def benchmarks(runs: Path) -> Iterator[Benchmarks]:
     """Machine by machine. Raises wrn.Error for a file that is none of a benchmark."""
-    root = runs / "bench"
-    for folder in sorted({path.parent for path in root.rglob("*.json")}):
-        found = [read_json(path, "what", "machine", "rows") for path in sorted(folder.glob("*.json"))]
+    for name, found in kept(runs):
         tables, pictures = [], []
         for what, draw in _TABLES.items():
             if rows := [row for each in found if each["what"] == what for row in each["rows"]]:
@@ -38,13 +36,22 @@ def benchmarks(runs: Path) -> Iterator[Benchmarks]:
                     if what == "train":
                         pictures.append(("Training, images/s", figures.rates(rows, "Training")))
                 except (KeyError, TypeError) as error:
-                    raise Error(f"{folder}: no figures of wrn bench {what} ({error}); make them again") from error
-        name = "machine" if folder == root else folder.relative_to(root).as_posix().replace("/", "-")
+                    where = runs / "bench" / name
+                    raise Error(f"{where}: no figures of wrn bench {what} ({error}); make them again") from error
         about = found[0]["machine"]
         machine = f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
-        if folder != root:  # machines of one name may differ
+        if name != ".":  # machines of one name may differ
             machine += f" ({name})"
-        yield Benchmarks(name, machine, tuple(tables), tuple(pictures), tuple(_notes(found)))
+        short = "machine" if name == "." else name.replace("/", "-")
+        yield Benchmarks(short, machine, tuple(tables), tuple(pictures), tuple(_notes(found)))
+
+
+def kept(runs: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """What the benchmarks wrote, by the machine's folder below `bench`. Raises wrn.Error as `benchmarks` does."""
+    root = runs / "bench"
+    for folder in sorted({path.parent for path in root.rglob("*.json")}):
+        found = [read_json(path, "what", "machine", "rows") for path in sorted(folder.glob("*.json"))]
+        yield folder.relative_to(root).as_posix(), found
 
 
 def _notes(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,27 @@ class CellFinding:
         few = f", {len(self.values)} run{'s' * (len(self.values) > 1)}" if len(self.values) < 3 else ""
         return f"{word} (±{self.cell.column.tolerance:g}{few})"
 
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "row": self.cell.row.key,
+            "data": self.cell.column.data,
+            "what": self.cell.column.result,
+            "by_seed": dict(self.values),
+            "median": _finite(self.median),
+            "unfinished": self.others,
+            "paper": self.paper,
+            "tolerance": self.cell.column.tolerance,
+            "verdict": self.verdict,
+            "base_minus_this": _finite(self.to_base),
+        }
+
+
+def _finite(interval: Interval | None) -> dict[str, Any] | None:
+    """For JSON, which knows no infinity: the ends of one run's interval are null."""
+    if interval is None:
+        return None
+    return {name: None if math.isinf(value) else value for name, value in asdict(interval).items()}
+
 
 @dataclass(frozen=True)
 class ClaimFinding:
@@ -105,6 +126,19 @@ class Finding:
     @property
     def rows(self) -> list[Row]:
         return [row for row in self.choice.of.rows if not self.choice.rows or row.key in self.choice.rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was asked and what came of it, for JSON: errors and their intervals in percent, times in ms."""
+        return {
+            **self.choice.to_dict(),
+            "title": self.choice.of.title,
+            "faithful": self.choice.faithful,
+            "cells": [each.to_dict() for each in self.cells],
+            "claims": [asdict(each) for each in self.claims],
+            "times": [{**asdict(each), "row": each.row.key} for each in self.times],
+            "times_on": self.times_on,
+            "notes": list(self.notes),
+        }
 
 
 def find(choice: Choice, out: str | Path, failures: Mapping[str, str] | None = None) -> Finding:

@@ -4,7 +4,7 @@ import base64
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from wrn.paper import experiment as of_the_paper
 from wrn.recipes import recipe
 from wrn.reporting import authors_log, figures, markdown, tables
 from wrn.reporting.authors_log import AuthorsLog
-from wrn.reporting.benchmarks import benchmarks
+from wrn.reporting.benchmarks import benchmarks, kept
 from wrn.reporting.findings import LAST_OR_BEST, Finding, find
 from wrn.reporting.tables import Table, Text
 from wrn.reproduction import plan
@@ -76,6 +76,16 @@ def _markdown(runs: str | Path, version: str, logs: Sequence[str | Path], pictur
         parts.append(f"Not run: {', '.join(missing)}.")
     parts.append("## The authors' logs\n\n" + markdown.table(_of_logs([*authors_log.kept(), *authors_log.read(logs)])))
     return "\n\n".join(parts)
+
+
+def facts(runs: str | Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """The same as numbers, for JSON: experiments, benchmarks, all runs, the authors' logs."""
+    return {
+        "experiments": [finding.to_dict() for finding in _findings(runs, version) if _has_anything(finding)],
+        "benchmarks": [{"name": name, **each} for name, found in kept(Path(runs)) for each in found],
+        "runs": [_told(path, Path(runs)) for path in _run_folders(Path(runs))],
+        "authors_logs": [asdict(log) for log in [*authors_log.kept(), *authors_log.read(logs)]],
+    }
 
 
 def html_page(runs: str | Path, out: Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> None:
@@ -203,7 +213,7 @@ def _all_runs(runs: Path, out: Path) -> list[dict[str, Any]]:
 
 def _told(path: Path, runs: Path) -> dict[str, Any]:
     """A run's name among all, what it was and what came of it; one that cannot be read says why."""
-    told: dict[str, Any] = {"name": path.relative_to(runs).as_posix(), "finished": False}
+    told: dict[str, Any] = {"name": path.relative_to(runs).as_posix(), "finished": False, "test_error": None}
     try:
         return told | _read(path)
     except (Error, OSError) as error:
@@ -230,6 +240,7 @@ def _read(path: Path) -> dict[str, Any]:
         "versions": versions.get("torch", ""),
         "state": state,
         "finished": run.finished,
+        "test_error": run.result["test_error"] if run.finished else None,
     }
 
 

@@ -1,5 +1,6 @@
 """`wrn reproduce` and `wrn report`: parse, call, print. No torch until something is run."""
 
+import json as jsonlib
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,9 +8,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from wrn import recipes
-from wrn.display import tell
+from wrn.display import say, tell
 from wrn.errors import Error, UsageError
-from wrn.options import Device, RecipeFlags, Root, Workers, fields_of, option, words_of
+from wrn.options import Device, Json, RecipeFlags, Root, Workers, fields_of, option, words_of
 
 Arithmetic = Annotated[Literal["fp32", "tf32", "bf16"], arg(help="arithmetic of training", metavar="fp32|tf32|bf16")]
 Version = Annotated[
@@ -63,21 +64,28 @@ def tune(
     workers: Workers = None,
     root: Root = None,
     out: Annotated[str, arg(help="the folder of all runs", metavar="FOLDER")] = "runs",
+    json: Json = False,
 ) -> None:
     """Choose the dropout on a validation split (--val), as the paper says it did."""
     from wrn.reproduction.schedule import How
-    from wrn.reproduction.tune import tune_dropout
+    from wrn.reproduction.tune import in_a_table, tune_dropout
 
     if trials < 1:
         raise UsageError(f"--trials {trials}: must be at least 1")
     fields = {"recipe": recipe, **fields_of(flags)}
-    found = tune_dropout(model, data, fields, trials, seed, precision, out, How(device, workers, root), tell)
+    how = How(device, workers, root)
+    ranked = tune_dropout(model, data, fields, trials, seed, precision, out, how, say if json else tell)
+    found = ranked[0].dropout
     # Without the validation split: what it held out is trained on again
     own_val = recipes.recipe(model, data=data, recipe=recipe).val
     same = {"data": data, **fields, "val": 0 if own_val else None, "dropout": found, "seed": seed or None}
     same |= {"precision": precision, "device": device, "root": root}
     words = words_of({name: value for name, value in same.items() if value is not None})
-    print(f"{what} {found:g} has the lowest validation error; wrn train {shlex.join([model, *words])}")
+    command = f"wrn train {shlex.join([model, *words])}"
+    if json:
+        print(jsonlib.dumps({what: found, "trials": [each._asdict() for each in ranked], "command": command}))
+    else:
+        print(f"{in_a_table(ranked)}\n{what} {found:g} has the lowest validation error; {command}")
 
 
 def report(
@@ -90,10 +98,16 @@ def report(
         Literal["v1", "bmvc", "v4"], arg(help="version of the paper for tables not run yet", metavar="v1|bmvc|v4")
     ] = "v4",
     log: Annotated[tuple[str, ...], option("logs of the authors' Lua code, drawn beside ours", "FILE [FILE ...]")] = (),
+    json: Json = False,
 ) -> None:
     """Show every table and figure from the run folders, beside the paper's numbers."""
-    from wrn.reporting.report import html_page, markdown_file, markdown_page
+    from wrn.reporting.report import facts, html_page, markdown_file, markdown_page
 
+    if json:
+        if out is not None:
+            raise UsageError("--json --out: JSON is printed; leave one of the two out")
+        print(jsonlib.dumps(facts(runs, paper_version, log)))
+        return
     if out is None:
         print(markdown_page(runs, paper_version, log))
         return

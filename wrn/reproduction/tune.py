@@ -1,8 +1,8 @@
 """`wrn tune dropout`: choose it on a validation split, as the paper says it did, by Optuna."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wrn.data.catalog import label
 from wrn.errors import Error, UsageError
@@ -15,6 +15,13 @@ from wrn.reproduction.schedule import How, run_all
 from wrn.runs import Run
 
 
+class Trial(NamedTuple):
+    """A dropout, and the validation error of a run with it, in percent."""
+
+    val_error: float
+    dropout: float
+
+
 def tune_dropout(
     model: str,
     data: str,
@@ -25,8 +32,8 @@ def tune_dropout(
     out: str | Path,
     how: How,
     say: Callable[[str], None],
-) -> float:
-    """The dropout in 0, 0.05, …, 0.6 with the lowest validation error among so many trials, each a run.
+) -> list[Trial]:
+    """Dropouts among 0, 0.05, …, 0.6 with their validation errors, the lowest first, each a run; `trials` in all.
 
     Trials are kept in `<out>/tune`, so that the same command continues and more trials add to them. The test set plays
     no part. Raises ValueError for a recipe without a validation split or a network without dropout, wrn.Error if a run
@@ -67,15 +74,14 @@ def tune_dropout(
         val_error = Run(job.path).result["val_error"]
         study.tell(trial, val_error)
         say(f"validation error {val_error:.2f}%")
-    ranked = sorted((each.value or 0.0, each.params["dropout"]) for each in done)
-    say(table(_as_table(ranked)))
-    return round(ranked[0][1], 2)
+    found = {Trial(each.value or 0.0, round(each.params["dropout"], 2)) for each in done}
+    return sorted(found)
 
 
 def _job(model: str, data: str, fields: Mapping[str, Any], seed: int, precision: str, out: str | Path) -> Job:
     return placed(recipe(model, data=data, **fields), seed, precision, out)
 
 
-def _as_table(ranked: list[tuple[float, float]]) -> Table:
-    rows = dict.fromkeys((f"{dropout:g}", f"{error:.2f}") for error, dropout in ranked)
-    return Table(("dropout", "validation error, %"), tuple((Text(dropout), Text(error)) for dropout, error in rows))
+def in_a_table(ranked: Sequence[Trial]) -> str:
+    rows = tuple((Text(f"{each.dropout:g}"), Text(f"{each.val_error:.2f}")) for each in ranked)
+    return table(Table(("dropout", "validation error, %"), rows))
