@@ -65,7 +65,7 @@ def training_view(width: int, height: int, size: int, generator: Generator) -> V
     box = draw_crop(width, height, generator)
     view = View(box, (size, size), 0, 0, size) if box else centre(width, height, size, size)
     changes, light = draw_changes(generator), draw_light(generator)
-    mirrored = bool(torch.rand((), generator=generator) < 0.5)
+    mirrored = bool(torch.rand((), generator=generator, dtype=torch.float32) < 0.5)
     return replace(view, changes=changes, light=light, mirrored=mirrored)
 
 
