@@ -126,16 +126,23 @@ def test_every_cell_is_right(folder):
 
 
 def test_json_has_the_numbers_of_every_cell_claim_run_and_benchmark(folder):
-    """One run has no interval by seed: JSON knows no infinity."""
+    """Of one pair the interval has no ends, and JSON knows no infinity."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
+    choice = plan.choose("quirks", data="digits", rows=("wrn-16-4", "last batch kept"), seeds=1)
+    for job, error in zip(plan.jobs(plan.cells(choice, folder)), (1.5, 1.75), strict=True):
+        pretend(job, error)
+    plan.save(choice, folder)
     bench = folder / "bench" / "a" / "b" / "train.json"
     bench.parent.mkdir(parents=True)
     bench.write_text(json.dumps({"what": "train", "machine": {"device": "x"}, "rows": [{"ms": 1.5}]}))
     found = json.loads(in_another_process(folder, "--json"), parse_constant=refuse)
-    (table3,) = (each for each in found["experiments"] if each["experiment"] == "table3")
+    experiments = {each["experiment"]: each for each in found["experiments"]}
+    pair = experiments["quirks"]["cells"][1]["base_minus_this"]
+    assert pair == {"value": -0.25, "low": None, "high": None, "n": 1, "confidence": 0.9}
+    table3 = experiments["table3"]
     cells = {cell["row"]: cell for cell in table3["cells"]}
     assert cells["wrn-40-2"]["by_seed"] == {"0": 5.4, "1": 5.5, "2": 5.3}
     assert cells["wrn-40-2"]["median"] == {"value": 5.4, "low": 5.3, "high": 5.5, "n": 3, "confidence": 0.75}
@@ -144,7 +151,7 @@ def test_json_has_the_numbers_of_every_cell_claim_run_and_benchmark(folder):
     assert cells["wrn-40-2-b3333"]["unfinished"] == "1 failed; 2 missing"
     assert {claim["verdict"].partition(" (")[0] for claim in table3["claims"]} == {"not decided"}
     errors = sorted(run["test_error"] for run in found["runs"] if run["finished"])
-    assert errors == [5.3, 5.4, 5.5, 5.7, 6.6, 6.7, 6.8]
+    assert errors == [1.5, 1.75, 5.3, 5.4, 5.5, 5.7, 6.6, 6.7, 6.8]
     assert [(each["name"], each["rows"]) for each in found["benchmarks"]] == [("a/b", [{"ms": 1.5}])]
     assert found["authors_logs"][0]["epochs"][0]["epoch"] == 1
 

@@ -32,6 +32,11 @@ def kept() -> list[AuthorsLog]:
     return [AuthorsLog(f"{log['network']} on {log['dataset']}", tuple(log["epochs"])) for log in authors_logs()]
 
 
+def known(paths: Sequence[str | Path]) -> list[AuthorsLog]:
+    """Those and the logs in these files."""
+    return [*kept(), *read(paths)]
+
+
 def read(paths: Sequence[str | Path]) -> list[AuthorsLog]:
     """Those of these files. Raises wrn.Error for a file without such lines or with damaged ones."""
     return [_read(Path(path)) for path in paths]

@@ -27,7 +27,7 @@ class Benchmarks:
 
 def benchmarks(runs: Path) -> Iterator[Benchmarks]:
     """Machine by machine. Raises wrn.Error for a file that is none of a benchmark."""
-    for name, found in kept(runs):
+    for name, found in by_machine(runs):
         tables, pictures = [], []
         for what, draw in _TABLES.items():
             if rows := [row for each in found if each["what"] == what for row in each["rows"]]:
@@ -46,8 +46,8 @@ def benchmarks(runs: Path) -> Iterator[Benchmarks]:
         yield Benchmarks(short, machine, tuple(tables), tuple(pictures), tuple(_notes(found)))
 
 
-def kept(runs: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """What the benchmarks wrote, by the machine's folder below `bench`. Raises wrn.Error as `benchmarks` does."""
+def by_machine(runs: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The names of machines' folders below `bench`, and what benchmarks wrote there. Raises wrn.Error for damage."""
     root = runs / "bench"
     for folder in sorted({path.parent for path in root.rglob("*.json")}):
         found = [read_json(path, "what", "machine", "rows") for path in sorted(folder.glob("*.json"))]

@@ -64,6 +64,7 @@ class CellFinding:
         return f"{word} (±{self.cell.column.tolerance:g}{few})"
 
     def to_dict(self) -> dict[str, Any]:
+        """For JSON; errors in percent, `what` as `result.json` calls them."""
         return {
             "row": self.cell.row.key,
             "data": self.cell.column.data,

@@ -17,7 +17,7 @@ from wrn.paper import experiment as of_the_paper
 from wrn.recipes import recipe
 from wrn.reporting import authors_log, figures, markdown, tables
 from wrn.reporting.authors_log import AuthorsLog
-from wrn.reporting.benchmarks import benchmarks, kept
+from wrn.reporting.benchmarks import benchmarks, by_machine
 from wrn.reporting.findings import LAST_OR_BEST, Finding, find
 from wrn.reporting.tables import Table, Text
 from wrn.reproduction import plan
@@ -74,17 +74,17 @@ def _markdown(runs: str | Path, version: str, logs: Sequence[str | Path], pictur
         parts.append("## Other runs\n\n" + markdown.table(others))
     if missing := [finding.choice.experiment for finding in found if not _has_anything(finding)]:
         parts.append(f"Not run: {', '.join(missing)}.")
-    parts.append("## The authors' logs\n\n" + markdown.table(_of_logs([*authors_log.kept(), *authors_log.read(logs)])))
+    parts.append("## The authors' logs\n\n" + markdown.table(_of_logs(authors_log.known(logs))))
     return "\n\n".join(parts)
 
 
 def facts(runs: str | Path, version: str = "v4", logs: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """The same as numbers, for JSON: experiments, benchmarks, all runs, the authors' logs."""
+    """What the pages tell, as numbers for JSON: experiments, benchmarks, all runs, the authors' logs."""
     return {
         "experiments": [finding.to_dict() for finding in _findings(runs, version) if _has_anything(finding)],
-        "benchmarks": [{"name": name, **each} for name, found in kept(Path(runs)) for each in found],
+        "benchmarks": [{"name": name, **each} for name, found in by_machine(Path(runs)) for each in found],
         "runs": [_told(path, Path(runs)) for path in _run_folders(Path(runs))],
-        "authors_logs": [asdict(log) for log in [*authors_log.kept(), *authors_log.read(logs)]],
+        "authors_logs": [asdict(log) for log in authors_log.known(logs)],
     }
 
 
@@ -93,8 +93,7 @@ def html_page(runs: str | Path, out: Path, version: str = "v4", logs: Sequence[s
     from jinja2 import Environment
 
     sections = [_section(finding) for finding in _findings(runs, version)]
-    known = [*authors_log.kept(), *authors_log.read(logs)]
-    sections.append(_logs_section(known, Path(runs)))
+    sections.append(_logs_section(authors_log.known(logs), Path(runs)))
     sections += [
         Section(f"bench-{each.name}", f"Speed: {each.machine}", each.tables, each.notes, each.pictures)
         for each in benchmarks(Path(runs))

@@ -1,4 +1,4 @@
-"""`wrn reproduce` and `wrn report`: parse, call, print. No torch until something is run."""
+"""`wrn reproduce`, `tune` and `report`: parse, call, print. No torch until something is run."""
 
 import json as jsonlib
 import shlex

@@ -33,11 +33,11 @@ def tune_dropout(
     how: How,
     say: Callable[[str], None],
 ) -> list[Trial]:
-    """Dropouts among 0, 0.05, …, 0.6 with their validation errors, the lowest first, each a run; `trials` in all.
+    """Dropouts among 0, 0.05, …, 0.6 with their validation errors, each a run and told once, the lowest error first.
 
-    Trials are kept in `<out>/tune`, so that the same command continues and more trials add to them. The test set plays
-    no part. Raises ValueError for a recipe without a validation split or a network without dropout, wrn.Error if a run
-    fails.
+    Trials, `trials` in all, are kept in `<out>/tune`, so that the same command continues and more trials add to them.
+    The test set plays no part. Raises ValueError for a recipe without a validation split or a network without dropout,
+    wrn.Error if a run fails.
     """
     try:
         import optuna
@@ -74,8 +74,7 @@ def tune_dropout(
         val_error = Run(job.path).result["val_error"]
         study.tell(trial, val_error)
         say(f"validation error {val_error:.2f}%")
-    found = {Trial(each.value or 0.0, round(each.params["dropout"], 2)) for each in done}
-    return sorted(found)
+    return sorted({Trial(each.value or 0.0, round(each.params["dropout"], 2)) for each in done})
 
 
 def _job(model: str, data: str, fields: Mapping[str, Any], seed: int, precision: str, out: str | Path) -> Job:
