@@ -11,6 +11,7 @@ from wrn.runs import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+WORDS = README.replace("\n", " ")
 
 
 def blocks(language):
@@ -78,9 +79,9 @@ def test_the_speeds_are_those_of_the_kept_benchmark():
             assert float(cell) == round(rows[name]["images_per_second"], 1 if "." in cell else 0), (model, name)
         ratios.append([rows["wrn"][f"times {name}"] for name in names[:2]])
     for of in zip(*ratios, strict=True):
-        assert f"{between(of)} times as fast" in README
+        assert f"{between(of)} times as fast" in WORDS
     one, many = (ratio("cpu-amx-2", size, "eager fp32") for size in (1, 64))
-    assert f"{many} times as fast as in eager fp32\nin batches of 64, {one} times one by one" in README
+    assert f"{many} times as fast as in eager fp32 in batches of 64, {one} times one by one" in WORDS
 
 
 def test_so_are_those_in_bf16_without_amx():
@@ -101,7 +102,7 @@ def test_so_are_those_in_bf16_without_amx():
         f"ImageNet's WRN-18-1 and WRN-50-2-bottleneck {between(large)} times",
         f"augmented {between(streamed)} times as fast as by torchvision's transforms and loader",
     ):
-        assert words in README.replace("\n", " "), words
+        assert words in WORDS, words
 
 
 def test_so_are_those_without_bf16():
@@ -117,7 +118,7 @@ def test_so_are_those_without_bf16():
         f"WRN-16-1 {ratio(machine, 64, 'ONNX Runtime fp32', 'wrn-16-1')} and "
         f"{ratio(machine, 1, 'ONNX Runtime fp32', 'wrn-16-1')} times",
     ):
-        assert words in README.replace("\n", " "), words
+        assert words in WORDS, words
 
 
 def test_the_errors_of_the_fast_recipe_are_those_of_kept_runs():
