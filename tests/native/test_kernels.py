@@ -17,6 +17,7 @@ import wrn
 from wrn.hardware import multiplies_bf16
 from wrn.native.library import capable, compiler, lacking, library, sealed
 from wrn.native.operations import add, bn_relu, bn_relu_and_x, conv2d, enabled, weight_gradient
+from wrn.native.recomputation import using
 from wrn.training.precision import choose
 
 AMX = bool(torch.cpu.get_capabilities().get("amx_bf16"))
@@ -319,6 +320,7 @@ def test_what_torch_refuses_is_refused(kind):
         ("{} -DNOTHING", None),
         ("/nowhere/g++", "No such file or directory: '/nowhere/g++'"),
         ("{} --no-such-option", "unrecognized"),
+        ("{} '", "No closing quotation"),
     ],
 )
 @needs_fp32
@@ -454,3 +456,107 @@ assert torch.allclose(conv2d(conv, x).double(), y, atol=1e-5)
 """
     process = start(sys.executable, "-c", code)
     assert process.wait(timeout=600) == 0, process.stderr.read()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_of_a_maps_gradient_is_read_as_such(kind):
+    """The backward pass of `cat` hands out parts, whose strides look like those of channels_last."""
+    x, dy = random(8, 32, 32, 32, kind=kind), random(8, 64, 16, 16, kind=kind, seed=1)
+    pair = [nn.Conv2d(32, 32, 3, 2, 1, bias=False) for _ in range(2)]
+    with enabled(kind), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+        torch.cat([conv2d(conv, x) for conv in pair], 1).backward(dy)
+    exact = [copy.deepcopy(conv).double() for conv in pair]
+    for conv in exact:
+        conv.zero_grad()
+    torch.cat([conv(x.double()) for conv in exact], 1).backward(dy.double())
+    for ours, known in zip(pair, exact, strict=True):
+        assert distance(ours.weight.grad, known.weight.grad) < (0.02 if kind == "bf16" else 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_statistics_of_a_sum_that_was_changed_since_are_taken_again(kind):
+    p, q = (random(4, 32, 8, 8, kind=kind, seed=seed).requires_grad_() for seed in range(2))
+    bn, exact = nn.BatchNorm2d(32), nn.BatchNorm2d(32).double()
+    with enabled(kind):
+        total = add(p, q)
+        total.mul_(3).add_(1)
+        y = bn_relu(bn, total)
+    assert distance(y.detach(), F.relu(exact(total.double())).detach()) < EPSILON[kind] * 10
+    assert distance(bn.running_mean, exact.running_mean) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("memory", ["normal", "low"])
+def test_what_is_kept_for_the_backward_pass_may_come_back_in_another_layout(kind, memory):
+    """As from hooks that keep it elsewhere: to save memory, or on a disk."""
+    x, dy = random(8, 32, 32, 32, kind=kind), random(8, 64, 16, 16, kind=kind, seed=1)
+    network = nn.ModuleList(
+        [nn.BatchNorm2d(32), nn.Conv2d(32, 32, 3, 1, 1, bias=False), nn.Conv2d(32, 64, 3, 2, 1, bias=False)]
+    )
+
+    def gradients_with(pack):
+        network.zero_grad()
+        given = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        around = torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept)
+        with enabled(kind), using(memory), around, torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+            bn, first, second = network
+            conv2d(second, conv2d(first, bn_relu(bn, given))).backward(dy)
+        return [given.grad, *(parameter.grad.clone() for parameter in network.parameters())]
+
+    usual, elsewhere = gradients_with(lambda kept: kept), gradients_with(lambda kept: kept.contiguous())
+    assert all(torch.equal(one, other) for one, other in zip(usual, elsewhere, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_that_compute_something_else_are_asked_themselves(kind):
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+    class Shifted(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    x, conv, bn = random(8, 32, 16, 16, kind=kind), Standardised(32, 32, 3, 1, 1, bias=False), Shifted(32)
+    with enabled(kind), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+        assert torch.equal(conv2d(conv, x), conv(x))
+        assert torch.equal(bn_relu(bn, x), F.relu(bn(x)))
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"groups": 2}, {"padding": "valid"}])
+def test_narrow_shortcuts_of_another_kind_are_torchs(options):
+    conv, x = nn.Conv2d(4, 16, 1, 2, bias=False, **options), random(2, 4, 8, 8, kind="fp32")
+    assert torch.equal(conv2d(conv, x), conv(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lack_of_memory_in_a_kernel_is_an_error(kind, start):
+    """And not the end of the process, as an exception out of C++ is."""
+    code = f"""
+import resource, sys, torch
+from wrn.hardware import out_of_memory
+from wrn.native.operations import bn_relu, enabled
+dtype = torch.bfloat16 if "{kind}" == "bf16" else torch.float32
+x = torch.zeros(1024, 64, 64, 64, dtype=dtype).to(memory_format=torch.channels_last)
+bn = torch.nn.BatchNorm2d(64)
+with enabled("{kind}"):
+    bn_relu(bn, x[:1])
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    try:
+        bn_relu(bn, x)
+    except MemoryError as error:
+        print(out_of_memory(error), flush=True)
+"""
+    process = start(sys.executable, "-c", code)
+    out, err = process.communicate(timeout=600)
+    assert (process.returncode, "out of memory: no more could be had for a map's sums" in out) == (0, True), out + err
+
+
+@needs_fp32
+def test_a_kept_library_that_cannot_be_read_is_named(kept):
+    kept.unlink()
+    kept.mkdir()  # nothing that anybody, even the superuser, can read
+    found = lacking("bf16" if multiplies_bf16(torch.device("cpu")) else "fp32")
+    assert f"Is a directory: '{kept}'" in found
+    assert "set WRN_CACHE_DIR to a folder" in found

@@ -1,9 +1,10 @@
 // BN-ReLU and a block's sum in few passes: two forward, one where the sum took the statistics, and two backward. Tensors
 // are in channels_last layout, that is (N, H, W, C) in memory, C a multiple of 16. Sums and statistics are fp32, and do
-// not depend on the number of threads.
+// not depend on the number of threads. What needs memory of its own, in proportion to the map, returns 1 if there is none.
 
 #include <algorithm>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "vectors.h"
@@ -73,16 +74,19 @@ static void statistics(
     }
 }
 
-extern "C" void bn_statistics(const number* x, int64_t rows, int64_t channels, float* mean, float* variance) {
+extern "C" int bn_statistics(const number* x, int64_t rows, int64_t channels, float* mean, float* variance) try {
     std::vector<float> start(channels);
     for (int64_t c = 0; c < channels; c += WIDTH) store(&start[c], load(x + c));
     auto value = [=](int64_t r, int64_t c) { return load(x + r * channels + c); };
     statistics(rows, channels, start.data(), mean, variance, nothing, value);
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 
 // s = a + b, and the statistics of s for the BN that comes next.
-extern "C" void add_with_statistics(
-    const number* a, const number* b, number* s, int64_t rows, int64_t channels, float* mean, float* variance) {
+extern "C" int add_with_statistics(
+    const number* a, const number* b, number* s, int64_t rows, int64_t channels, float* mean, float* variance) try {
     auto add = [=](int64_t begin, int64_t end) {
         for (int64_t at = begin * channels; at < end * channels; at += WIDTH) store(s + at, load(a + at) + load(b + at));
     };
@@ -91,6 +95,9 @@ extern "C" void add_with_statistics(
     std::vector<float> start(channels);
     for (int64_t c = 0; c < channels; c += WIDTH) store(&start[c], value(0, c));
     statistics(rows, channels, start.data(), mean, variance, add, value);
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 
 // y = max(0, x * scale + shift)
@@ -106,9 +113,9 @@ extern "C" void scale_shift_relu(
 
 // From the gradient of y to those of x and of BN's scale and shift, in two passes; ReLU is found again.
 // `more`, if not null, is added: the gradient of x from elsewhere.
-extern "C" void bn_relu_backward(
+extern "C" int bn_relu_backward(
     const number* dy, const number* x, const number* more, number* dx, int64_t rows, int64_t channels,
-    const float* mean, const float* inverse, const float* scale, const float* shift, float* dscale, float* dshift) {
+    const float* mean, const float* inverse, const float* scale, const float* shift, float* dscale, float* dshift) try {
     std::vector<double> open(channels), along(channels);
     constexpr int COUNT = sizeof(number) == 2 ? 4 : 1;  // several rows of two fp32 arrays come slowly from memory
     sums<COUNT>(rows, channels, open.data(), along.data(), nothing, [=](int64_t r, int64_t c, vec& a, vec& b) {
@@ -137,4 +144,7 @@ extern "C" void bn_relu_backward(
             if (more) out += load(more + at);
             store(dx + at, g * s + out);
         }
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
 }

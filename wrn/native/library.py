@@ -87,7 +87,15 @@ def library(name: Name) -> ctypes.CDLL:
         raise Error(f"native kernels: {error}; delete {file}, or set WRN_CACHE_DIR to another folder") from error
     if name == "bf16":
         loaded.weight_gradient_scratch.restype = ctypes.c_int64
+    if name in WIDTHS:
+        for function in (loaded.bn_statistics, loaded.add_with_statistics, loaded.bn_relu_backward):
+            function.errcheck = _had_memory
     return loaded
+
+
+def _had_memory(failed: int, *_: object) -> None:
+    if failed:
+        raise MemoryError("no more could be had for a map's sums")
 
 
 def compiler() -> str:
@@ -100,19 +108,21 @@ def compiler() -> str:
 
 def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
     """The library made of the sources, with the compiler's `options`. Raises wrn.Error, saying why, if it cannot be."""
-    command = [*shlex.split(compiler()), "-O3", "-std=c++20", "-fPIC", "-shared"]
+    try:
+        words = shlex.split(compiler())
+    except ValueError as error:
+        raise Error(f"native kernels: CXX={compiler()}: {error}; name a compiler, with its options, there") from error
+    command = [*words, "-O3", "-std=c++20", "-fPIC", "-shared"]
     # Of the text, not the place: a checkout that is moved compiles nothing again
     facts = [*(source.read_bytes() for source in sources), *(word.encode() for word in (*command, *options))]
     kept = cache_dir() / "native" / f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
-    if kept.exists() and _is_whole(kept):
-        return kept
 
     def compile(made: Path) -> None:
         parts = [source for source in sources if source.suffix == ".cpp"]
-        words: list[str | Path] = [*command, *parts, *options, "-o", made]
+        whole: list[str | Path] = [*command, *parts, *options, "-o", made]
         reason = None
         try:
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            done = subprocess.run(whole, capture_output=True, text=True, errors="replace", check=False)
             if done.returncode != 0:
                 reason = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
         except OSError as error:
@@ -122,9 +132,10 @@ def compiled(name: str, sources: Sequence[Path], *options: str) -> Path:
         made.write_bytes(sealed(made.read_bytes()))
 
     try:
-        write_whole(kept, compile)
+        if not _is_whole(kept):
+            write_whole(kept, compile)
     except OSError as error:
-        raise Error(f"native kernels: {error}; set WRN_CACHE_DIR to a folder that can be written") from error
+        raise Error(f"native kernels: {error}; set WRN_CACHE_DIR to a folder that can be read and written") from error
     return kept
 
 
@@ -135,7 +146,10 @@ def sealed(content: bytes) -> bytes:
 
 def _is_whole(kept: Path) -> bool:
     """A process that loads a library of which a part is lost is killed, and not told why."""
-    content = kept.read_bytes()
+    try:
+        content = kept.read_bytes()
+    except FileNotFoundError:
+        return False
     return sealed(content[:-32]) == content
 
 
@@ -152,6 +166,11 @@ def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
 def numbers(*values: int) -> tuple[ctypes.c_int64, ...]:
     """As C++ takes them."""
     return tuple(ctypes.c_int64(value) for value in values)
+
+
+def arranged(tensor: torch.Tensor) -> torch.Tensor:
+    """In channels_last layout, as the kernels read it: a part of a larger map, or one that a hook has kept, is not."""
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def floats(*sizes: int) -> torch.Tensor:

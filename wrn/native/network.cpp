@@ -94,13 +94,20 @@ static void max_pool(const number* x, number* y, int64_t images, int64_t height,
     }
 }
 
-// Of x (N, places, C) the means over places, (N, C).
+// Of x (N, places, C) the means over places, (N, C). In fp32 over some places, then in fp64: where a map is flat, all errors of a
+// long sum in fp32 are to one side.
 static void means(const number* x, int64_t images, int64_t places, int64_t channels, float* made) {
+    const int64_t at_a_time = 256;
     for (int64_t image = 0; image < images; image++)
         for (int64_t c = 0; c < channels; c += WIDTH) {
-            vec sum = {};
-            for (int64_t place = 0; place < places; place++) sum += load(x + (image * places + place) * channels + c);
-            store(made + image * channels + c, sum / static_cast<float>(places));
+            double total[WIDTH] = {};
+            for (int64_t start = 0; start < places; start += at_a_time) {
+                vec sum = {};
+                for (int64_t place = start; place < std::min(places, start + at_a_time); place++)
+                    sum += load(x + (image * places + place) * channels + c);
+                for (int64_t i = 0; i < WIDTH; i++) total[i] += sum[i];
+            }
+            for (int64_t i = 0; i < WIDTH; i++) made[image * channels + c + i] = static_cast<float>(total[i] / places);
         }
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation, winograd
-from wrn.native.library import KINDS, Kind, floats, has_amx, kernels_of, library, numbers, pointer
+from wrn.native.library import KINDS, Kind, arranged, floats, has_amx, kernels_of, library, numbers, pointer
 
 _enabled: ContextVar[Kind | None] = ContextVar("enabled", default=None)
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def enabled(kind: Kind) -> Iterator[None]:
 
 def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
     """ReLU after BN, (N, C, H, W) -> the same."""
-    if not (isinstance(bn, nn.BatchNorm2d) and _is_plain(bn, x)):
+    if not (_computes_as(bn, nn.BatchNorm2d) and _is_plain(bn, x)):
         return F.relu(bn(x))
     if not (_fits(x) and bn.weight.dtype == torch.float32):
         return recomputation.bn_relu(bn, x) if bn.training and recomputation.keeps_little() else F.relu(bn(x))
@@ -54,13 +55,15 @@ def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
 def bn_relu_and_x(bn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """ReLU after BN, and x again, for a shortcut, so that the gradients of both meet in one pass."""
     if (
-        isinstance(bn, nn.BatchNorm2d)
+        _computes_as(bn, nn.BatchNorm2d)
         and bn.training
         and _fits(x)
         and _is_plain(bn, x)
         and bn.weight.dtype == torch.float32
     ):
-        y, x = _BnRelu.apply(x, bn.weight, bn.bias, bn, getattr(x, "statistics", None))
+        version, statistics = getattr(x, "statistics", (None, None))
+        # Not those of what x was before something changed it in place
+        y, x = _BnRelu.apply(x, bn.weight, bn.bias, bn, statistics if version == x._version else None)
         return y, x
     return bn_relu(bn, x), x
 
@@ -72,24 +75,30 @@ def add(branch: Tensor, shortcut: Tensor) -> Tensor:
         return branch + shortcut
     mean, variance = floats(branch.shape[1]), floats(branch.shape[1])
     total: Tensor = _Add.apply(branch, shortcut, mean, variance)
-    total.statistics = (mean, variance)  # type: ignore[attr-defined]
+    total.statistics = (total._version, (mean, variance))  # type: ignore[attr-defined]
     return total
 
 
 def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of x, (N, C, H, W) -> (N, C', H', W'), or what else stands in its place."""
-    if not isinstance(conv, nn.Conv2d) or _is_watched(conv):
+    if not _computes_as(conv, nn.Conv2d) or _is_watched(conv):
         return conv(x)
     if _is_enabled_for(x) and conv.bias is None and winograd.fits(conv, x):
         return winograd.conv2d(conv, x)
     if torch.is_grad_enabled() and (gradient := _gradient_of_weight(conv, x)) is not None:
         y: Tensor = _Conv.apply(x, conv.weight, conv, gradient, recomputation.source_of(x))
         return y
-    if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 8 and conv.bias is None:
+    narrow = conv.in_channels < 8 and conv.bias is None and (conv.padding, conv.groups) == ((0, 0), 1)
+    if narrow and conv.kernel_size == (1, 1) and conv.stride != (1, 1):
         # oneDNN's gradient of such a weight never ends (torch 2.15, two threads, channels_last)
         return F.conv2d(x[:, :, :: conv.stride[0], :: conv.stride[1]], conv.weight)
     plain = conv.bias is None and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
     return recomputation.conv2d(conv, x) if plain and recomputation.keeps_little() else conv(x)
+
+
+def _computes_as(module: nn.Module, kind: type[_Module]) -> TypeGuard[_Module]:
+    """Whether it is of that kind, and not of one derived from it that computes something else."""
+    return isinstance(module, kind) and type(module).forward is kind.forward
 
 
 def _is_enabled_for(x: Tensor) -> bool:
@@ -173,7 +182,8 @@ class _BnRelu(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ctx.again = None
         x, mean, inverse, scale, shift = ctx.saved_tensors
-        dy, more = (each if each is None else each.contiguous(memory_format=torch.channels_last) for each in gradients)
+        x = arranged(x)
+        dy, more = (each if each is None else arranged(each) for each in gradients)
         if dy is None:
             return more, None, None, None, None
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
@@ -187,7 +197,7 @@ class _BnRelu(torch.autograd.Function):
 
 def _bn_relu_again(node: Any) -> Tensor:
     x, _, _, scale, shift = node.saved_tensors
-    return scale_shift_relu(x, scale, shift)
+    return scale_shift_relu(arranged(x), scale, shift)
 
 
 class _Add(torch.autograd.Function):
@@ -229,7 +239,7 @@ class _Conv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.source is None:
-            x, weight = ctx.saved_tensors
+            x, weight = map(arranged, ctx.saved_tensors)
         else:  # whose own turn in the backward pass is still to come
             x = recomputation.given(ctx.source)
             weight = _as(x, ctx.saved_tensors[0])
@@ -243,7 +253,7 @@ class _Conv(torch.autograd.Function):
 
 def _as(x: Tensor, tensor: Tensor) -> Tensor:
     """Of the type of x, in channels_last layout."""
-    return tensor.to(x.dtype, memory_format=torch.channels_last)
+    return arranged(tensor.to(x.dtype))
 
 
 def _backward(conv: nn.Conv2d, x: Tensor, weight: Tensor, dy: Tensor, wanted: list[bool]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wrn.native import recomputation
-from wrn.native.library import KINDS, WIDTHS, Kind, floats, has_amx, kernels_of, numbers, pointer
+from wrn.native.library import KINDS, WIDTHS, Kind, arranged, floats, has_amx, kernels_of, numbers, pointer
 
 _LEAST_CHANNELS = 16  # below, the transforms cost more than they save
 # Of an input and an output channel, by stride: where direct convolutions and their gradients are no faster
@@ -71,7 +71,7 @@ def prepared(weight: Tensor, dtype: torch.dtype = torch.float32, for_gradient: b
     out, channels = weight.shape[:2]
     (a, b), wide = (out, channels) if for_gradient else (channels, out), 2 * WIDTHS[KINDS[dtype]]
     made = _room(36, -(-b // wide) * wide * a, dtype)
-    weight = weight.contiguous(memory_format=torch.channels_last)
+    weight = arranged(weight)
     sizes = numbers(made.stride(0), out, channels, int(for_gradient))
     kernels_of(dtype).winograd_weight(pointer(weight), pointer(made), *sizes)
     return made
@@ -127,10 +127,10 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        dy, dx, dw = gradients[0].contiguous(memory_format=torch.channels_last), None, None
+        dy, dx, dw = arranged(gradients[0]), None, None
         *kept, weight = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
-            x = kept[0] if ctx.source is None else recomputation.given(ctx.source)
+            x = arranged(kept[0]) if ctx.source is None else recomputation.given(ctx.source)
             dw = weight_gradient(x, dy)
         if ctx.needs_input_grad[0]:
             dx = convolve(dy, prepared(weight, dy.dtype, for_gradient=True), weight.shape[1])
