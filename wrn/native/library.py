@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -93,7 +93,7 @@ def library(name: Name) -> ctypes.CDLL:
     return loaded
 
 
-def _had_memory(failed: int, *_: object) -> None:
+def _had_memory(failed: Any, *_: object) -> Any:
     if failed:
         raise MemoryError("no more could be had for a map's sums")
 

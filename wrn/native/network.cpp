@@ -97,7 +97,7 @@ static void max_pool(const number* x, number* y, int64_t images, int64_t height,
 // Of x (N, places, C) the means over places, (N, C). In fp32 over some places, then in fp64: where a map is flat, all errors of a
 // long sum in fp32 are to one side.
 static void means(const number* x, int64_t images, int64_t places, int64_t channels, float* made) {
-    const int64_t at_a_time = 256;
+    const int64_t at_a_time = 64;
     for (int64_t image = 0; image < images; image++)
         for (int64_t c = 0; c < channels; c += WIDTH) {
             double total[WIDTH] = {};
