@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +89,28 @@ def test_a_folder_with_the_binary_files(tmp_path, kind, packed):
     must_be(wrn.dataset(kind, root=tmp_path), kind, pictures)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_root_whose_files_were_changed_is_read_again(tmp_path, packed):
+    known, root = cifar.ARCHIVES["cifar10"], tmp_path / "mine"
+
+    def lay(count):
+        files, _ = cifar_files("cifar10", count, 200)
+        if packed:
+            (root / known.remote.name).write_bytes(tar_of(files, known.folder))
+        else:
+            (root / known.folder).mkdir(exist_ok=True)
+            for name, content in files.items():
+                (root / known.folder / name).write_bytes(content)
+
+    root.mkdir()
+    lay(1000)
+    assert len(wrn.dataset("cifar10", root=root).train) == 1000
+    lay(2000)
+    assert len(wrn.dataset("cifar10", root=root).train) == 2000
+    shutil.rmtree(root)  # gone: what was prepared from it is still that
+    assert len(wrn.dataset("cifar10", root=root).train) == 2000
+
+
 def publish_pickles(kind, monkeypatch, **counts):
     """torchvision's files, and the catalogue as if they were the published ones; returns files and pictures."""
     files, pictures = cifar_pickles(kind, **counts)
@@ -108,6 +131,7 @@ def test_torchvisions_layout(tmp_path, monkeypatch, kind, packed):
     python = cifar.ARCHIVES[kind].python
     if packed:
         (tmp_path / python.archive).write_bytes(tar_of(files, python.folder))
+        must_be(wrn.dataset(kind, root=tmp_path / python.archive), kind, pictures)  # itself, not its folder
     else:
         (tmp_path / python.folder).mkdir()
         for name, content in files.items():

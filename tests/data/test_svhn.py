@@ -110,6 +110,12 @@ def test_a_folder_as_a_user(tmp_path, run_wrn, name):
     must_be(wrn.dataset(name), tmp_path / "mine", made, extra=name == "svhn")
 
 
+def test_a_root_whose_files_were_changed_is_read_again(tmp_path):
+    for count in (100, 120):
+        files_in(tmp_path, COUNTS | {"train": count})
+        assert len(wrn.dataset("svhn-train", root=tmp_path).train) == count
+
+
 def test_a_folder_with_the_published_files_is_as_good_as_a_download(published, www, run_wrn):
     code, out, err = run_wrn("data", "prepare", "svhn", "--root", www.folder)
     assert (code, "not from" in out) == (0, False), err

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,11 +61,15 @@ class Request:
             if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
                 raise UsageError(f"--sha256 {digest}: not a SHA-256; it has 64 hexadecimal digits")
 
-    @property
-    def origin(self) -> Mapping[str, Any] | None:
-        """Where the user wants the data from; None: from anywhere that is good."""
+    def origin(self, files: Iterable[Path] = ()) -> Mapping[str, Any] | None:
+        """Where the user wants the data from; None: from anywhere that is good.
+
+        `files`: those in the root that would be read, as they are now; a copy made of others is not used.
+        """
         if self.root is not None:
-            return {"root": str(self.root.resolve())}
+            found = ((file.name, file.stat()) for file in files if file.is_file())
+            stamps = [[name, status.st_size, status.st_mtime_ns] for name, status in found]
+            return {"root": str(self.root.resolve()), **({"files": stamps} if stamps else {})}
         return {"url": list(self.url), "sha256": [digest.lower() for digest in self.sha256]} if self.url else None
 
 

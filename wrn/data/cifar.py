@@ -51,6 +51,11 @@ class Pickles:
     labels_key: str
     names_key: str
 
+    @property
+    def published(self) -> Mapping[str, str]:
+        """All its files, with their MD5s."""
+        return {**self.train, **self.test, **self.names}
+
 
 ARCHIVES = {
     "cifar10": Archive(
@@ -117,7 +122,7 @@ class Cifar:
 
     @property
     def origin(self) -> Mapping[str, Any] | None:
-        return self.request.origin
+        return self.request.origin(() if self.request.root is None else self._files(self.request.root))
 
     def decode(self, workers: int, progress: Progress) -> Decoded:  # noqa: ARG002  a few seconds with one
         if self.request.root is not None:
@@ -128,21 +133,40 @@ class Cifar:
         return self._binary(path, origin)
 
     def _from_root(self, root: Path) -> Decoded:
-        """From the first of the layouts that lies in `root`: the binary archive or its folder, or torchvision's."""
         known, python = self.archive, self.archive.python
+        if (found := self._found(root)) is None:
+            raise MissingError(
+                f"--root {root}: holds neither {known.folder}/ nor {python.folder}/ nor an archive of one of them; "
+                "give the folder that does"
+            )
+        path, pickled = found
         origin = {**(self.origin or {}), "where": str(root)}
+        if pickled:
+            return self._pickled(path, origin | {"published": True})
+        published = path.is_file() and digest_of(path, "md5") == known.remote.digest
+        return self._binary(path, origin | {"published": published})
+
+    def _found(self, root: Path) -> tuple[Path, bool] | None:
+        """The first of the layouts in `root`, and whether it is torchvision's: its archive, or a folder of its files."""
+        known, python = self.archive, self.archive.python
+        if root.is_file():
+            return root, root.name == python.archive
         for path in (root / known.remote.name, root / known.folder, root):
-            if path.is_file():
-                return self._binary(path, origin | {"published": digest_of(path, "md5") == known.remote.digest})
-            if (path / known.test).is_file():
-                return self._binary(path, origin | {"published": False})
+            if path.is_file() or (path / known.test).is_file():
+                return path, False
         for path in (root / python.folder, root / python.archive, root):
             if path.is_file() or (path / next(iter(python.test))).is_file():
-                return self._pickled(path, origin | {"published": True})
-        raise MissingError(
-            f"--root {root}: holds neither {known.folder}/ nor {python.folder}/ nor an archive of one of them; "
-            "give the folder that does"
-        )
+                return path, True
+        return None
+
+    def _files(self, root: Path) -> list[Path]:
+        """What would be read in `root`."""
+        known, found = self.archive, self._found(root)
+        if found is None:
+            return []
+        path, pickled = found
+        names = known.python.published if pickled else (*known.train, known.test, known.names)
+        return [path] if path.is_file() else [path / name for name in names]
 
     def _binary(self, path: Path, origin: Mapping[str, Any]) -> Decoded:
         known = self.archive
@@ -171,9 +195,8 @@ class Cifar:
 
     def _pickled(self, path: Path, origin: Mapping[str, Any]) -> Decoded:
         python = self.archive.python
-        published = {**python.train, **python.test, **python.names}
-        members = _members(path, python.folder, set(published), self.archive.train_images * (_PIXELS + 200))
-        for name, md5 in published.items():
+        members = _members(path, python.folder, set(python.published), self.archive.train_images * (_PIXELS + 200))
+        for name, md5 in python.published.items():
             if digest_of(members[name], "md5") != f"md5:{md5}":
                 raise Error(
                     f"{path}: {name} is not the published file (MD5 {md5}), and a pickle can run any code, so it "

@@ -36,7 +36,7 @@ class ImageNet:
     remarks = ()
 
     def __init__(self, request: Request) -> None:
-        self.origin = request.origin
+        self.origin = request.origin()
 
     @property
     def key(self) -> Mapping[str, Any]:

@@ -43,7 +43,8 @@ class Svhn:
 
     @property
     def origin(self) -> Mapping[str, Any] | None:
-        return self.request.origin
+        root = self.request.root
+        return self.request.origin(() if root is None else (root / FILES[part].name for part in SETS[self.name]))
 
     def decode(self, workers: int, progress: Progress) -> Decoded:  # noqa: ARG002  one file after the other
         published = {part: FILES[part] for part in SETS[self.name]}
