@@ -97,6 +97,26 @@ def test_the_papers_number_stands_beside_ours(name, row, column, version, number
     assert plan.paper_value(choice, cell.row, cell.column) == number
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "data", "number"),
+    [
+        ("table4", "wrn-28-10", "cifar100", 20.50),
+        ("table4", "wrn-28-10", "digits", 4.17),
+        ("table6", "wrn-16-4", "svhn", 1.85),
+    ],
+)
+def test_on_other_data_it_is_that_of_its_column_or_the_first(name, row, data, number):
+    choice = plan.choose(name, data=data)
+    (cell,) = (each for each in plan.cells(choice, "runs") if each.row.key == row)
+    assert plan.paper_value(choice, cell.row, cell.column) == number
+
+
+def test_a_version_whose_numbers_are_unknown_has_none_of_anothers():
+    """Figure 2's are those of the last version; in the first WRN-28-10 had another error."""
+    choice = plan.choose("fig2", "v1")
+    assert {plan.paper_value(choice, each.row, each.column) for each in plan.cells(choice, "runs")} == {None}
+
+
 def test_the_blocks_are_figure_ones():
     from wrn.reproduction.drawing import blocks
 

@@ -199,12 +199,13 @@ def runs_of_the_paper(choice: Choice, column: Column | None = None) -> int:
 
 
 def paper_value(choice: Choice, row: Row, column: Column) -> float | None:
-    """What the paper prints there; on another data set, what it prints in its first column."""
+    """What the paper prints there, in the version asked for; on data that it has no column of, in its first column."""
     if row.paper is None or (known := of_the_paper(choice.experiment)) is None:
         return None
-    key = choice.of.columns[0].key if choice.data is not None else column.key
-    found = known["rows"][row.paper].get("values", {})
-    return found.get(choice.version, found.get("v4", {})).get(key)
+    if choice.data is not None:
+        column = next((each for each in choice.of.columns if each.data == choice.data), choice.of.columns[0])
+    value: float | None = known["rows"][row.paper].get("values", {}).get(choice.version, {}).get(column.key)
+    return value
 
 
 def paper_time(choice: Choice, row: Row) -> float | None:
