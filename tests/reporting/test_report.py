@@ -307,17 +307,53 @@ def test_runs_of_no_table_are_listed_too(folder):
 
 def test_times_are_beside_plain_wrn_whatever_file_comes_first(tmp_path, run_wrn):
     """As benchmarks/gpu.sh names them, `train-X-graphs.json` lies before `train-X.json`."""
+    train = {
+        "train-X-graphs": ("cuda, bf16, graphs", {"wrn, graphs": 5}),
+        "train-X": ("cuda, bf16", {"wrn": 10, "usual loop, fp32": 30}),
+    }
+    assert ratios(tmp_path, run_wrn, train) == {
+        ("X (1)", "wrn, graphs"): "0.50",
+        ("X (1)", "wrn"): "",
+        ("X (1)", "usual loop, fp32"): "3.00",
+    }
+
+
+def test_times_are_relative_to_those_of_the_same_run(tmp_path, run_wrn):
+    train = {
+        "train": ("cuda, bf16", {"wrn": 400, "usual loop, fp32": 1800}),
+        "train-fp32": ("cuda, fp32", {"wrn": 1200, "usual loop, fp32": 2400}),
+    }
+    assert ratios(tmp_path, run_wrn, train) == {
+        ("X (1, bf16)", "wrn"): "",
+        ("X (1, bf16)", "usual loop, fp32"): "4.50",
+        ("X (1, fp32)", "wrn"): "",
+        ("X (1, fp32)", "usual loop, fp32"): "2.00",
+    }
+
+
+def ratios(tmp_path, run_wrn, train):
+    """{(what was trained, by whom): time relative to ours} of the report, from {file: (execution, {by: ms})}."""
     about = {"device": "GPU", "threads": 1, "torch": "2"}
-    for name, times in (
-        ("train-X-graphs", {"wrn, graphs": 5}),
-        ("train-X", {"wrn": 10, "usual loop, fp32": 30}),
-    ):
+    for name, (execution, times) in train.items():
         same = {"model": "X", "batch_size": 1, "images_per_second": 1.0}
         rows = [{**same, "contestant": by, "ms": ms, "ms_min": ms, "ms_max": ms} for by, ms in times.items()]
         path = tmp_path / "runs" / "bench" / "cuda" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"what": "train", "machine": about, "rows": rows}))
+        path.write_text(json.dumps({"what": "train", "machine": about, "execution": execution, "rows": rows}))
     code, out, err = run_wrn("report", "runs")
     assert code == 0, err
-    ratios = {cells[2].strip(): cells[5].strip() for line in out.splitlines() if len(cells := line.split("|")) > 6}
-    assert (ratios["wrn"], ratios["wrn, graphs"], ratios["usual loop, fp32"]) == ("", "0.50", "3.00")
+    lines = [[cell.strip() for cell in line.split("|")] for line in out.splitlines() if line.startswith("| X")]
+    return {(cells[1], cells[2]): cells[5] for cells in lines}
+
+
+def test_a_networks_memory_is_told_without_a_usual_loop_of_it(tmp_path, run_wrn):
+    """As of ImageNet's."""
+    row = {"model": "resnet-50", "batch_size": 8, "contestant": "wrn", "mib": 900.0, "arrays_mib": 800.0}
+    about = {"device": "CPU", "threads": 1, "torch": "2"}
+    (tmp_path / "runs/bench/mine").mkdir(parents=True)
+    found = {"what": "memory", "machine": about, "execution": "cpu, fp32", "rows": [row]}
+    (tmp_path / "runs/bench/mine/memory.json").write_text(json.dumps(found))
+    code, out, err = run_wrn("report", "runs")
+    assert code == 0, err
+    (line,) = (line for line in out.splitlines() if line.startswith("| resnet-50 (8)"))
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == ["resnet-50 (8)", "wrn", "900", "800", ""]

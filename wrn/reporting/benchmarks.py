@@ -30,8 +30,9 @@ def benchmarks(runs: Path) -> Iterator[Benchmarks]:
     for name, found in by_machine(runs):
         tables, pictures = [], []
         for what, draw in _TABLES.items():
-            if rows := [row for each in found if each["what"] == what for row in each["rows"]]:
+            if same := [each for each in found if each["what"] == what]:
                 try:
+                    rows = _together(same)
                     tables.append(draw(rows))
                     if what == "train":
                         pictures.append(("Training, images/s", figures.rates(rows, "Training")))
@@ -44,6 +45,30 @@ def benchmarks(runs: Path) -> Iterator[Benchmarks]:
             machine += f" ({name})"
         short = "machine" if name == "." else name.replace("/", "-")
         yield Benchmarks(short, machine, tuple(tables), tuple(pictures), tuple(_notes(found)))
+
+
+def _together(found: Sequence[Mapping[str, Any]]) -> Rows:
+    """The rows of several files, with which file (`file`), how it was computed (`execution`), and of what (`of`).
+
+    `of` is a network and its batch, with what else tells the files apart in which ours is of that network and batch.
+    """
+    rows = [
+        {**row, "file": number, "execution": set(each.get("execution", "").split(", "))}
+        for number, each in enumerate(found)
+        for row in each["rows"]
+    ]
+    for row in rows:
+        if "model" in row:
+            ways = [other["execution"] for other in rows if _is_ours(other, row)]
+            common = set.intersection(*ways) if len(ways) > 1 else row["execution"]
+            own = sorted(row["execution"] - common)
+            row["of"] = f"{row['model']} ({', '.join([str(row['batch_size']), *own])})"
+    return rows
+
+
+def _is_ours(row: Mapping[str, Any], like: Mapping[str, Any]) -> bool:
+    """Whether it is plain wrn's, of the same network and batch."""
+    return row.get("contestant") == "wrn" and (row["model"], row["batch_size"]) == (like["model"], like["batch_size"])
 
 
 def by_machine(runs: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -65,7 +90,7 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _train(rows: Rows) -> Table:
-    """A contestant a line; how many times as long it takes as ours, the first of its network and batch."""
+    """A contestant a line, and how many times as long it takes as ours."""
     shares = ("share of matmul peak", "share of bare convolutions")
     head = ("training", "by", "ms (min to max)", "images/s", "time relative to ours", *shares)
     return Table(head, tuple(_timed(rows, "share_of_matmul_peak", "share_of_bare_convolutions")))
@@ -77,26 +102,30 @@ def _infer(rows: Rows) -> Table:
 
 
 def _timed(rows: Rows, *more: str) -> Iterator[tuple[Text, ...]]:
-    ours: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: row["contestant"] != "wrn"):  # rather than one of ours of special settings
-        ours.setdefault((row["model"], row["batch_size"]), row)
     for row in rows:
-        first = ours[row["model"], row["batch_size"]]
-        ratio = "" if row is first else f"{row['ms'] / first['ms']:.2f}"
+        ours = _reference(row, rows)
+        ratio = "" if row is ours else f"{row['ms'] / ours['ms']:.2f}"
         spread = f"{row['ms']:,.1f} ({row['ms_min']:,.1f} to {row['ms_max']:,.1f})"
-        told = (_what(row), row["contestant"], spread, f"{row['images_per_second']:,.1f}", ratio)
+        told = (row["of"], row["contestant"], spread, f"{row['images_per_second']:,.1f}", ratio)
         yield tuple(map(Text, (*told, *(str(row.get(name, "")) for name in more))))
 
 
+def _reference(row: Mapping[str, Any], rows: Rows) -> Mapping[str, Any]:
+    """Ours of the same run; where that has special settings alone, of one without these, else the first of the run."""
+    same = [other for other in rows if other["file"] == row["file"] and other["of"] == row["of"]]
+    plain = [other for other in rows if _is_ours(other, row) and other["execution"] <= row["execution"]]
+    return next((other for other in same if other["contestant"] == "wrn"), (plain or same)[0])
+
+
 def _memory(rows: Rows) -> Table:
-    usual = {(row["model"], row["batch_size"]): row["mib"] for row in rows if row["contestant"] == "usual loop, fp32"}
+    usual = {row["of"]: row["mib"] for row in rows if row["contestant"] == "usual loop, fp32"}
     told = [
         (
-            _what(row),
+            row["of"],
             row["contestant"],
             f"{row['mib']:,.0f}",
             f"{row['arrays_mib']:,.0f}" if "arrays_mib" in row else "",
-            f"{row['mib'] / usual[row['model'], row['batch_size']]:.2f}",
+            f"{row['mib'] / usual[row['of']]:.2f}" if row["of"] in usual else "",
         )
         for row in rows
     ]
@@ -107,7 +136,7 @@ def _memory(rows: Rows) -> Table:
 def _data(rows: Rows) -> Table:
     head = ("data pipeline", "ms a step", "ms on one fixed batch", "ms to make a batch", "share of the step")
     names = ("ms_loaded", "ms_fixed", "ms_making")
-    told = [(_what(row), *(f"{row[name]:,.2f}" for name in names), f"{row['share']:.2%}") for row in rows]
+    told = [(row["of"], *(f"{row[name]:,.2f}" for name in names), f"{row['share']:.2%}") for row in rows]
     return Table(head, tuple(tuple(map(Text, each)) for each in told))
 
 
@@ -133,10 +162,6 @@ def _startup(rows: Rows) -> Table:
     ]
     head = ("start-up", "seconds (min to max)", "relative to usual loop")
     return Table(head, tuple(tuple(map(Text, each)) for each in told))
-
-
-def _what(row: Mapping[str, Any]) -> str:
-    return f"{row['model']} ({row['batch_size']})"
 
 
 _TABLES = {"train": _train, "infer": _infer, "memory": _memory, "data": _data, "stream": _stream, "startup": _startup}

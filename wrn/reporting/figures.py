@@ -72,14 +72,14 @@ def bars(ours: Mapping[str, float], paper: Mapping[str, float], title: str, to: 
 
 
 def rates(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """A benchmark's images/s, network by network, contestant beside contestant."""
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    """A benchmark's images/s, by what its rows are `of`, contestant beside contestant."""
+    models = list(dict.fromkeys(row["of"] for row in rows))
     names = list(dict.fromkeys(row["contestant"] for row in rows))
     with _figure(7.2, 1.3 + 0.28 * len(rows)) as (figure, page):
         axis = figure.add_subplot()
         height = 0.8 / len(names)
         for place, (color, name) in enumerate(zip(_colors(len(names)), names, strict=True)):
-            found = {row["model"]: row["images_per_second"] for row in rows if row["contestant"] == name}
+            found = {row["of"]: row["images_per_second"] for row in rows if row["contestant"] == name}
             widths = [found.get(model, 0.0) for model in models]
             at = [number - 0.4 + height * (place + 0.5) for number in range(len(models))]
             drawn = axis.barh(at, widths, 0.92 * height, color=color, label=name)
