@@ -6,8 +6,9 @@
 # Works for at most SLICE seconds (default 520), then packs what there is into OUT/results.tar.gz (without weights, so a
 # few MB). Run it again, with OUT as it left it, to go on where it stopped, until it says "all done". Needs no network and
 # no installer: PYTHON (default python3) must have torch, numpy, safetensors, tyro and what else pyproject.toml names;
-# DATA is a data set that `wrn train` takes offline (default: the tables' own, CIFAR prepared before). ONLY="tests
-# train-wrn-16-4 …" leaves out all other steps, for who has minutes. DEVICE (default cuda) may be cpu, to try it.
+# DATA is a data set that `wrn train` takes offline (default: the tables' own, CIFAR, prepared before with
+# WRN_CACHE_DIR=OUT/cache). ONLY="tests train-wrn-16-4 …" leaves out all other steps, for who has minutes. DEVICE (default
+# cuda) may be cpu, to try it.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
@@ -61,7 +62,7 @@ pytest() { # what needs little time first: compiling takes most
     [ "$device" = cpu ] || step "$1" "$python" -m pytest -q -o addopts= -o filterwarnings= -m gpu tests/test_gpu.py -k "$2"
 }
 pytest tests "not compiled and not graphs_train"
-pytest tests-graphs "graphs_train and False"
+pytest tests-graphs "graphs_train and not True"
 pytest tests-compiled "compiled or graphs_train and True"
 for model in wrn-28-10 wrn-40-4 wrn-16-4; do
     wrn "train-$model" bench train "$model" --compare --device "$device" --out "$bench/train-$model.json"
@@ -84,10 +85,10 @@ wrn data bench data wrn-16-4 --device "$device" --out "$bench/data.json"
 wrn fig4 reproduce fig4 --device "$device" --precision bf16 --out "$out/runs"
 
 # `fast` against the paper's recipe; then Tables 4, 2 and 3, one seed each, cheap networks first. EPOCHS and LABELS
-# shorten them, to try the script
+# shorten them, to try the script; not `fast`, whose rows differ by their epochs
 where=(--seeds 1 --precision bf16 --device "$device" --out "$out/runs" ${2:+--data "$2"}
     ${EPOCHS:+--epochs "$EPOCHS"} ${LABELS:+--labels "$LABELS"})
-wrn run-fast reproduce fast "${where[@]}"
+[ -n "${EPOCHS:-}" ] || wrn run-fast reproduce fast "${where[@]}"
 wrn run-thin reproduce table4 --rows wrn-40-1 wrn-40-2 wrn-16-8 "${where[@]}"
 wrn run-wide reproduce table4 --rows wrn-40-4 wrn-22-8 wrn-28-10 "${where[@]}"
 wrn run-table2 reproduce table2 "${where[@]}"

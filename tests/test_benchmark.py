@@ -125,6 +125,19 @@ def test_bench_train(run_wrn, tmp_path):
     assert own["images_per_second"] == pytest.approx(32_000 / own["ms"], rel=0.01)
 
 
+def test_an_imagenet_network_is_counted_at_the_size_it_is_timed_at(run_wrn):
+    """Of its usual 224 pixels it would be fifty times as many multiplications."""
+    code, out, err = run_wrn("bench", "train", "resnet-18", "--rounds", 1, "--batch-size", 8, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    (own,), kind = found["rows"], "bf16" if "bf16" in found["execution"] else "fp32"
+    rate = (
+        2 * 3 * 8 * 37_523_456 / (own["ms"] / 1000)
+    )  # multiply-accumulates of 32 x 32 pixels
+    share = rate / 1e12 / found["peaks"][f"matmul_{kind}_tflops"]
+    assert own["share_of_matmul_peak"] == pytest.approx(share, rel=0.01, abs=0.002)
+
+
 def test_bench_infer_prints_a_table(run_wrn):
     code, out, err = run_wrn("bench", "infer", "wrn-10-1", "--rounds", 1)
     assert code == 0, err

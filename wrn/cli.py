@@ -323,9 +323,9 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 
 def _print(table: Table) -> None:
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
+        console = Console(highlight=False, markup=False, emoji=False, width=160)
     console.print(table)
 
 

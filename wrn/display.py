@@ -60,7 +60,8 @@ class Log:
     def __init__(self, quiet: bool = False) -> None:
         self.file: IO[bytes] | None = None
         # rich asks for a whole file, and is given one that does less
-        self._console = None if quiet else Console(file=Audience(sys.stdout), highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+        audience: Any = Audience(sys.stdout)
+        self._console = None if quiet else Console(file=audience, highlight=False, emoji=False, soft_wrap=True)
         self._bar: Bar | None = None
 
     def note(self, text: str) -> None:

@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float32]
 
 def key(*parts: int | str) -> int:
     """A number in [0, 2^63) that stands for `parts`, the same on every machine: the seed of one draw."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256("/".join(map(str, parts)).encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -203,6 +203,44 @@ def test_links_are_followed(pictures, tmp_path):
     assert len(wrn.dataset(f"folder:{linked}").train) == 24
 
 
+def test_links_in_an_archive_are_followed(pictures, tmp_path):
+    """Symbolic and hard ones."""
+    whole = wrn.dataset(f"folder:{pictures}")
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for number, path in enumerate(sorted((pictures / "train" / "one").iterdir())):
+        path.rename(pool / path.name)
+        if number % 2:
+            path.symlink_to(os.path.relpath(pool / path.name, path.parent))
+        else:
+            path.hardlink_to(pool / path.name)
+    with tarfile.open(tmp_path / "linked.tar", "w") as archive:
+        archive.add(pool, "pool")
+        archive.add(pictures / "train", "pictures/train")
+        archive.add(pictures / "test", "pictures/test")
+    with tarfile.open(tmp_path / "linked.tar") as archive, tarfile.open(tmp_path / "moved.tar", "w") as moved:
+        kinds = set()
+        for member in archive:  # train/ and test/ at the top, the pool beside them
+            member.name = member.name.removeprefix("pictures/")
+            member.linkname = member.linkname.replace("../../../pool", "../../pool")
+            kinds |= {"symbolic"} if member.issym() else {"hard"} if member.islnk() else set()
+            moved.addfile(member, archive.extractfile(member) if member.isreg() and not member.islnk() else None)
+    assert kinds == {"symbolic", "hard"}
+    assert wrn.dataset(f"folder:{tmp_path / 'moved.tar'}").fingerprint == whole.fingerprint
+
+
+def test_names_of_other_encodings(pictures, run_wrn, tmp_path):
+    """A picture may have one; a class, which is written down, may not."""
+    (pictures / "train" / "one" / "001.png").rename(os.fsdecode(os.fsencode(pictures / "train" / "one") + b"/\xe9.png"))
+    shutil.rmtree(pictures / "test")
+    words = ("train", "wrn-10-1", "--data", f"folder:{pictures}", "--val-fraction", 0.25, "--epochs", 1)
+    code, out, err = run_wrn(*words)
+    assert (code, "(18 + 6 images of 32x32, 2 classes" in out) == (0, True), err
+    (pictures / "train" / "one").rename(os.fsdecode(os.fsencode(pictures / "train") + b"/caf\xe9"))
+    code, _, err = run_wrn(*words, "--fresh")
+    assert (code, "class 'caf\\udce9' has a name that is not UTF-8; rename the folder" in err) == (1, True), err
+
+
 def test_a_folder_for_testing_alone(pictures):
     shutil.rmtree(pictures / "train")
     with pytest.raises(wrn.Error, match="holds nothing to train on"):
@@ -217,6 +255,14 @@ def test_what_is_left_out_is_said(pictures, capsys):
         "left out what lies in no class or is no picture by its name: 2, such as train/lost.png"
         in capsys.readouterr().err
     )
+
+
+def test_it_is_said_in_these_words(pictures, run_wrn):
+    """A folder `X` before another colon is no emoji's name."""
+    (pictures / "train" / "lost.png").write_bytes(b"x")
+    pictures.rename(pictures.parent / "X")
+    code, out, err = run_wrn("train", "wrn-10-1", "--data", "folder:X", "--epochs", 1)
+    assert (code, "folder:X: left out what lies" in out) == (0, True), out + err
 
 
 def test_a_class_that_is_not_tested_is_said(pictures, capsys):

@@ -14,6 +14,7 @@ from wrn.paper import authors_logs
 from wrn.reporting import authors_log, statistics
 from wrn.reporting.findings import find, rise
 from wrn.reporting.markdown import section
+from wrn.reporting.report import _is_the_same
 from wrn.reproduction import plan
 
 
@@ -210,6 +211,36 @@ def test_times_are_kept_apart_by_precision_and_joined_row_by_row(tmp_path):
     plan.times_path(choice, tmp_path).write_text("{")
     with pytest.raises(wrn.Error, match="damaged"):
         find(choice, tmp_path)
+
+
+def test_one_run_decides_in_the_columns_where_the_paper_had_one(tmp_path):
+    """Table 6 has medians of five runs on CIFAR and single ones on SVHN."""
+    choice = plan.choose("table6", seeds=1)
+    for cell in plan.cells(choice, tmp_path):
+        (job,) = cell.jobs
+        if (theirs := plan.paper_value(choice, cell.row, cell.column)) is not None:
+            pretend(job, theirs)
+    verdicts = {claim.text: claim.verdict for claim in find(choice, tmp_path).claims}
+    assert verdicts["dropout helps on SVHN"] == "held (from one run each, as the paper's)"
+    assert verdicts["dropout helps WRN-28-10"] == "not decided"
+
+
+@pytest.mark.parametrize(
+    ("title", "fields", "same"),
+    [
+        ("WRN-28-10 on CIFAR-10, GCN+ZCA", {"data": "cifar10", "preprocess": "zca"}, True),
+        ("WRN-28-10 on cifar100_original", {"data": "cifar100", "preprocess": "meanstd"}, True),
+        ("WRN-28-10 on cifar100_original", {"data": "cifar10", "preprocess": "zca"}, False),
+        ("WRN-28-10 on cifar100_whitened", {"data": "cifar100", "preprocess": "meanstd"}, False),
+        ("pre-act ResNet-164 on CIFAR-10, GCN+ZCA", {"data": "cifar10", "preprocess": "zca"}, False),
+        ("WRN-28-10 on something", {"data": "cifar10"}, False),
+        ("WRN-28-10", {"data": "cifar10"}, False),
+    ],
+)
+def test_ours_beside_the_authors_log_is_the_same_network_on_the_same_data(title, fields, same, tmp_path):
+    job = plan.placed(wrn.recipe("wrn-28-10", recipe="authors", **fields), 0, "fp32", tmp_path)
+    pretend(job, 4.0)
+    assert _is_the_same(wrn.Run(job.path), authors_log.AuthorsLog(title, ())) is same
 
 
 def test_a_stray_file_does_not_stop_the_report(folder, tmp_path):

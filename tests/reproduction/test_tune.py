@@ -33,6 +33,9 @@ def test_dropout_is_chosen_on_a_validation_split_and_trials_are_kept(run_wrn, tm
     assert all(run.result["best_test_error"] is None for run in results), "the test set was used once"
     code, told, err = run_wrn(*words, "--trials", 3, "--device", "cpu", "--json")
     assert code == 0, err
+    code, at_once, err = run_wrn(*words, "--trials", 3, "--device", "cpu", "--json", "--out", "elsewhere")
+    assert code == 0, err
+    assert json.loads(at_once)["trials"] == json.loads(told)["trials"], "stopped or not, the same are tried"
     found = json.loads(told)
     assert out.splitlines()[-1].endswith(found["command"])
     assert found["dropout"] == best.recipe.dropout

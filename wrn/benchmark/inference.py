@@ -58,9 +58,8 @@ def bench_inference(
     for row in rows:
         if row["contestant"] == OURS:
             kind = "bf16" if "bf16" in row["how"] else "fp32"
-            row["share_of_matmul_peak"] = share_of_matmul_peak(
-                row["model"], row["batch_size"], row["ms"], 1, best[f"matmul_{kind}_tflops"]
-            )
+            macs, peak = wrn.describe(row["model"]).macs, best[f"matmul_{kind}_tflops"]
+            row["share_of_matmul_peak"] = share_of_matmul_peak(macs, row["batch_size"], row["ms"], 1, peak)
     return {"what": "infer", "machine": machine(execution.device), "peaks": best, "rows": rows}
 
 

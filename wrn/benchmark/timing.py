@@ -12,7 +12,6 @@ import torch
 from wrn.environment import processor
 from wrn.errors import UsageError
 from wrn.hardware import multiplies_bf16, tf32
-from wrn.models.complexity import describe
 from wrn.native.memory import free_memory_as_usual, keep_freed_memory
 
 Contestant = Callable[[], None]
@@ -63,9 +62,12 @@ def compared(model: str, batch_size: int, seconds: Mapping[str, list[float]]) ->
     return rows
 
 
-def share_of_matmul_peak(model: str, batch_size: int, ms: float, passes: int, peak_tflops: float) -> float:
-    """The network's multiplication rate as a share of the machine's peak; `passes`: 3 with the backward pass."""
-    return round(2 * passes * describe(model).macs * batch_size / ms / 1e9 / peak_tflops, 3)
+def share_of_matmul_peak(macs: int, batch_size: int, ms: float, passes: int, peak_tflops: float) -> float:
+    """Multiplications, `macs` an image and pass, as a share of the machine's peak; `passes`: 3 with the backward pass.
+
+    `ms`: of a step.
+    """
+    return round(2 * passes * macs * batch_size / ms / 1e9 / peak_tflops, 3)
 
 
 def as_ours(step: Contestant) -> Contestant:

@@ -59,14 +59,13 @@ def bench_training(
     of the peak of matrix products in the arithmetic of training, and what share the bare convolutions are of its time.
     """
     execution = choose(device, precision, compile, native, graphs=graphs)
-    by_model = [
-        _rows(recipe_of(model, batch_size, execution.device, data), execution, rounds, compare)
-        for model in models or BATCH_SIZES
-    ]
+    recipes = [recipe_of(model, batch_size, execution.device, data) for model in models or BATCH_SIZES]
+    by_model = [_rows(recipe, execution, rounds, compare) for recipe in recipes]
     found = peaks(execution.device)
     if (peak := found.get(f"matmul_{execution.precision}_tflops")) is not None:
-        for own, *_ in by_model:
-            own["share_of_matmul_peak"] = share_of_matmul_peak(own["model"], own["batch_size"], own["ms"], 3, peak)
+        for recipe, (own, *_) in zip(recipes, by_model, strict=True):
+            macs = wrn.describe(recipe.model, image_size=recipe.image_size).macs
+            own["share_of_matmul_peak"] = share_of_matmul_peak(macs, recipe.batch_size, own["ms"], 3, peak)
     return {
         "what": "train",
         "machine": machine(execution.device),

@@ -147,7 +147,7 @@ class Cifar:
         return self._binary(path, origin | {"published": published})
 
     def _found(self, root: Path) -> tuple[Path, bool] | None:
-        """The first of the layouts in `root`, and whether it is torchvision's: its archive, or a folder of its files."""
+        """Where the first of the layouts lies, an archive or a folder of files, and whether it is torchvision's."""
         known, python = self.archive, self.archive.python
         if root.is_file():
             return root, root.name == python.archive

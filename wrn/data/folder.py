@@ -97,6 +97,9 @@ class Folder:
         if not classes["train"]:  # good for evaluation alone
             tests = [picture for label in sorted(classes["test"]) for picture in classes["test"][label]]
             return [], tests, tuple(sorted(classes["test"]))
+        for label in sorted(classes["train"]):
+            if any("\ud800" <= letter <= "\udfff" for letter in label):  # bytes that Python could not read as UTF-8
+                raise Error(f"{what}: class {label!a} has a name that is not UTF-8; rename the folder")
         if len(classes["train"]) == 1:
             raise Error(f"{what}: holds one class only, {next(iter(classes['train']))!r}; classification needs two")
         if strangers := sorted(set(classes["test"]) - set(classes["train"])):
@@ -227,7 +230,7 @@ def _list_archive(path: Path) -> tuple[dict[str, tuple[int, int] | None], str]:
     entries = {
         _clean(member.name).removeprefix(prefix): None if member.isdir() else (member.size, stamp)
         for member in members
-        if member.isdir() or member.isfile() or member.islnk()
+        if member.isdir() or member.isfile() or member.islnk() or member.issym()
     }
     return entries, prefix
 

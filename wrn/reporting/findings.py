@@ -190,22 +190,21 @@ def _claim(
         return _rise(claim, cells, printed and plan.runs_of_the_paper(choice) == 1)
     if claim.columns == ("time",):
         return _faster(choice, claim, times)
-    single = printed and all(plan.runs_of_the_paper(choice, column) == 1 for column in plan.columns(choice))
+    concerned = [each for each in plan.columns(choice) if choice.data or not claim.columns or each.key in claim.columns]
+    single = {each: printed and plan.runs_of_the_paper(choice, each) == 1 for each in concerned}
     decided: list[bool | None] = []
     figures: list[str] = []
-    for column in plan.columns(choice):
-        if choice.data is None and claim.columns and column.key not in claim.columns:
-            continue
+    for column in concerned:
         values = {each.cell.row.key: each.values for each in cells if each.cell.column == column}
         for worse, better in claim.pairs:
             difference = paired(values.get(worse, {}), values.get(better, {}))
             if difference is None:
                 decided.append(None)
                 continue
-            decided.append(above_zero(difference, single))
+            decided.append(above_zero(difference, single[column]))
             figures.append(f"{worse} - {better} on {column.title}: {_difference(difference)}")
     elsewhere = f" (here on {plan.columns(choice)[0].title})" if choice.data is not None and claim.columns else ""
-    verdict, theirs = _together(decided, figures, single), _in_the_paper(choice, claim)
+    verdict, theirs = _together(decided, figures, any(single.values())), _in_the_paper(choice, claim)
     return ClaimFinding(claim.text + elsewhere, verdict, theirs, tuple(figures))
 
 

@@ -167,11 +167,13 @@ def _logs_section(logs: Sequence[AuthorsLog], runs: Path) -> Section:
 
 
 def _is_the_same(run: Run, log: AuthorsLog) -> bool:
-    """The network of the log, on CIFAR-10, whitened, with the authors' recipe and nothing else."""
-    name = log.title.partition(" on ")[0].lower().replace("pre-act resnet", "pre-resnet")
+    """The network and the data of the log, with the authors' recipe and nothing else."""
+    name, _, told = log.title.lower().replace("pre-act resnet", "pre-resnet").partition(" on ")
+    data, _, how = told.replace("cifar-", "cifar").replace(", ", "_").partition("_")
+    preprocess = {"whitened": "zca", "gcn+zca": "zca", "original": "meanstd"}.get(how)
     try:
-        return run.recipe == recipe(name, data="cifar10", recipe="authors", preprocess="zca")
-    except UsageError:  # a log of a network that is not ours
+        return run.recipe == recipe(name, data=data, recipe="authors", preprocess=preprocess)
+    except UsageError:  # a log of a network, or of data, that is not ours
         return False
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from wrn.data.catalog import label
 from wrn.errors import Error, UsageError
 from wrn.models.names import parse
+from wrn.randomness import key
 from wrn.recipes import recipe
 from wrn.reporting.markdown import table
 from wrn.reporting.tables import Table, Text
@@ -56,14 +57,15 @@ def tune_dropout(
     journal = Path(out) / "tune" / f"{name}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-    sampler = optuna.samplers.TPESampler(seed=seed)
-    study = optuna.create_study(storage=storage, sampler=sampler, study_name=name, load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     if not study.trials:
         study.enqueue_trial({"dropout": 0.0})  # what the others are compared with
     for stopped in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.enqueue_trial(stopped.params)
         study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
     while len(done := study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) < trials:
+        # Of the trial, not of the process: one that goes on draws what one alone would have
+        study.sampler = optuna.samplers.TPESampler(seed=key(seed, len(done)) % 2**32)
         trial = study.ask()
         dropout = round(trial.suggest_float("dropout", 0.0, 0.6, step=0.05), 2)  # 0.15, not 0.15000000000000002
         job = _job(model, data, {**fields, "dropout": dropout}, seed, precision, out)
