@@ -131,9 +131,7 @@ def test_an_imagenet_network_is_counted_at_the_size_it_is_timed_at(run_wrn):
     assert code == 0, err
     found = json.loads(out)
     (own,), kind = found["rows"], "bf16" if "bf16" in found["execution"] else "fp32"
-    rate = (
-        2 * 3 * 8 * 37_523_456 / (own["ms"] / 1000)
-    )  # multiply-accumulates of 32 x 32 pixels
+    rate = 2 * 3 * 8 * 37_523_456 / (own["ms"] / 1000)  # multiply-accumulates of 32 x 32 pixels
     share = rate / 1e12 / found["peaks"][f"matmul_{kind}_tflops"]
     assert own["share_of_matmul_peak"] == pytest.approx(share, rel=0.01, abs=0.002)
 

@@ -189,6 +189,33 @@ def test_eval_on_another_data_set_with_known_classes(run, run_wrn, tmp_path):
     assert json.loads(run_wrn("eval", run.path, "--data", f"folder:{tmp_path / 'some'}", "--json")[1])["images"] == 40
 
 
+def test_eval_where_the_folder_lies_now_holds_out_what_the_run_did(run_wrn, pictures, tmp_path):
+    shutil.rmtree(pictures / "test")
+    words = ("train", "wrn-10-1", "--data", f"folder:{pictures}", "--val-fraction", 0.25, "--epochs", 1, "--out", "run")
+    assert run_wrn(*words)[0] == 0
+    before = json.loads(run_wrn("eval", "run", "--json")[1])
+    pictures.rename(tmp_path / "elsewhere")
+    code, out, err = run_wrn("eval", "run", "--data", "folder:elsewhere", "--json")
+    assert code == 0, err
+    assert {**json.loads(out), "data": None} == {**before, "data": None}
+
+
+def test_links_that_lead_back_are_followed_once(run, run_wrn, scans):
+    (scans[0].parent / "again").symlink_to(".")
+    code, out, err = run_wrn("predict", run.path, scans[0].parent, "--json")
+    assert code == 0, err
+    assert len(json.loads(out)) == len(scans)
+
+
+def test_what_was_scored_can_be_learnt_from(run):
+    """Whole-image preprocessing is done once, by whoever asks first."""
+    data = wrn.dataset("digits", preprocess="gcn")
+    network = wrn.create_model("wrn-10-1", num_classes=10, seed=0)
+    wrn.evaluate(network, data.test)
+    images, labels = next(data.test.in_order(50))
+    torch.nn.functional.cross_entropy(network(images), labels).backward()
+
+
 def test_eval_on_unknown_classes(run, run_wrn, pictures):
     code, _, err = run_wrn("eval", run.path, "--data", f"folder:{pictures}")
     assert code == 1

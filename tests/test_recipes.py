@@ -122,6 +122,11 @@ def test_bad_fields(fields, says):
         paper(**fields)
 
 
+def test_a_rate_without_drops_has_no_factor_of_these():
+    with pytest.raises(ValueError, match=r"lr_decay 0\.5: changes nothing, since the rate has no drops"):
+        paper(lr_decay=0.5, milestones=())
+
+
 def test_fields_of_a_file_are_checked_too():
     with pytest.raises(ValueError, match="did you mean epochs"):
         Recipe.from_dict({"epoch": 3})
@@ -200,5 +205,7 @@ def test_given_stages_stand_as_they_are():
     assert [recipe.stage_at(epoch) for epoch in range(1, 13)] == [0] * 3 + [1] * 9
     scaled = wrn.recipe("dsn", data="cifar10", recipe="own", epochs=12)
     assert [scaled.stage_at(epoch) for epoch in range(1, 13)] == [0] * 3 + [1] * 9  # 100 of 400
+    short = wrn.recipe("elu", data="cifar10", recipe="own", epochs=2, stages=(2,))  # for which its own are too many
+    assert short.deviations()["stages"]["here"] == (2,)
     elu = wrn.recipe("elu", data="cifar10", recipe="own")
     assert [epoch for epoch in range(2, 251) if elu.stage_at(epoch) != elu.stage_at(epoch - 1)] == [71, 171]

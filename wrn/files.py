@@ -31,6 +31,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def walk(
+    root: str | os.PathLike[str], onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk` with links followed, but into no folder that was seen at a higher level: a link may lead back."""
+    seen = {os.path.realpath(root)}
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=onerror):
+        real = {name: os.path.realpath(Path(folder, name)) for name in sorted(subfolders)}
+        subfolders[:] = [name for name, place in real.items() if place not in seen]
+        seen.update(real.values())
+        yield folder, subfolders, names
+
+
 def sync(path: Path) -> None:
     """Force a file, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows has no handle for folders and needs none

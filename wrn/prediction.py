@@ -22,6 +22,7 @@ from wrn.data.loader import dataset
 from wrn.data.preprocess import Preprocess
 from wrn.errors import Error, MissingError, UsageError
 from wrn.evaluation import evaluate, evaluating
+from wrn.files import walk
 from wrn.hardware import allow_tf32
 from wrn.inference import BySize, fastest
 from wrn.native.library import floats
@@ -203,7 +204,7 @@ def _files(image: str) -> list[str]:
             raise MissingError(f"{image}: no such picture; check the path")
         return [image]
     found = []
-    for folder, subfolders, names in os.walk(image, followlinks=True):
+    for folder, subfolders, names in walk(image):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         wanted = [name for name in names if Path(name).suffix.lower() in pictures.SUFFIXES and not name.startswith(".")]
         found += [str(Path(folder) / name) for name in wanted]
@@ -229,14 +230,20 @@ def evaluate_run(
     name = data or header["data"]
     if data is None and name.startswith("folder:") and not Path(name.partition(":")[2]).expanduser().exists():
         raise MissingError(f"{name}: is not there, seen from this folder; name it with --data")
-    known = dataset(
+    read = partial(
+        dataset,
         name,
         image_size=model.image_size,
         augment="imagenet" if model.imagenet and name.startswith(("folder:", "imagenet")) else None,
-        val_fraction=header["val_fraction"] if data is None else 0.0,
         device=execution.device,
         fitted=model.preprocess,
     )
+    try:
+        known = read(val_fraction=header["val_fraction"])  # the same pictures, also if they lie elsewhere now
+    except UsageError:
+        if data is None:
+            raise
+        known = read()  # it has a test split of its own
     network = model.network if optimize else execution.place(model.network)
     scores = evaluate(network, _relabelled(known, model.classes), arrange=execution.arrange)
     how = network.how(scores.count) if isinstance(network, BySize) else model.how  # but for a small last batch

@@ -175,10 +175,9 @@ class Recipe:
         A schedule that is scaled to `epochs` does not differ.
         """
         named = _named(self.recipe, self.model, self.data)
-        scaled = dataclasses.replace(named, **_scaled(named, self.epochs))
-        usual = {f.name: getattr(named if f.name == "epochs" else scaled, f.name) for f in dataclasses.fields(self)}
-        here = {name: getattr(self, name) for name in usual}
-        return {name: {"recipe": usual[name], "here": here[name]} for name in usual if here[name] != usual[name]}
+        # Values, not a recipe: the named one's stages may not fit into so few epochs, where those given do
+        usual = vars(named) | _scaled(named, self.epochs) | {"epochs": named.epochs}
+        return {n: {"recipe": usual[n], "here": here} for n, here in vars(self).items() if here != usual[n]}
 
 
 @cache
@@ -287,12 +286,14 @@ def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
     if "milestones" in given and (late := [epoch for epoch in recipe.milestones if epoch > recipe.epochs]):
         raise UsageError(f"milestones {late}: training ends with epoch {recipe.epochs}; leave them out")
     padless = recipe.augment not in ("flip-crop", "v1") and f"augment {recipe.augment} does not pad"
+    one_cycle = recipe.schedule == "one-cycle"
+    dropless = (one_cycle and "one-cycle has no drops") or (not recipe.milestones and "the rate has no drops")
     drawn = recipe.conv_init == "published" and "conv_init published draws all weights"
     idle = {
         "pad": padless,
-        "padding": padless,
-        "lr_decay": (recipe.rates and "the rates are given one by one")
-        or (recipe.schedule == "one-cycle" and "one-cycle has no drops"),
+        "padding": padless or (recipe.pad == 0 and "pad is 0"),
+        "lr_decay": (recipe.rates and "the rates are given one by one") or dropless,
+        "reset_momentum": recipe.reset_momentum and dropless,
         "warmup": recipe.schedule == "steps" and "the schedule has none",
         "matrix_decay": recipe.optimizer != "muon" and f"{recipe.optimizer} has none",
         "bn_init": drawn or (not spec.batch_norm and f"{spec.name} has no BN"),

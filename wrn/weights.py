@@ -64,7 +64,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of the numbers under their names, whatever device and layout they lie in."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        numbers = tensor.detach().cpu().contiguous().numpy()
+        tensor = tensor.detach().cpu().contiguous()
+        numbers = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # which NumPy has not
         found.update(f"{name} {numbers.dtype} {numbers.shape}".encode())
         found.update(numbers.data)
     return found.hexdigest()

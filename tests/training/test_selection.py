@@ -45,6 +45,7 @@ def test_the_result_is_of_the_epoch_with_the_lowest_validation_error(finished):
     assert result["selected_epoch"] == best
     assert result["test_error_is"] == f"of epoch {best}, chosen on 200 validation images, in fp32"
     assert (result["best_test_error"], result["val_error"]) == (None, min(errors))
+    assert result["train_loss"] == finished.metrics[best - 1]["train_loss"]
     # That network, from its checkpoint, scored by hand
     data = wrn.dataset(RECIPE, seed=finished.seed)
     network = wrn.network_of(RECIPE, 10, 0)

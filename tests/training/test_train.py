@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -484,6 +485,37 @@ def test_what_is_of_the_wrong_type_is_refused_before_there_is_a_folder(given, tm
     with pytest.raises(ValueError, match=f"{next(iter(given))} .*: must be"):
         wrn.train(wrn.recipe("wrn-10-1", data="digits", epochs=1), tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"teacher": "runs/a"}, "teacher 'runs/a': is no network; name a run in the recipe"),
+        ({"keep_every": "3"}, "--keep-every 3: must be a whole number"),
+        ({"keep_every": 0}, "--keep-every 0: must be a whole number, at least 1"),
+    ],
+)
+def test_so_are_other_kinds_of_things(given, says, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        wrn.train(wrn.recipe("wrn-10-1", data="digits", epochs=1), tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_of_torch_and_a_teacher_in_bf16_will_do(tmp_path):
+    recipe = wrn.recipe("wrn-10-1", data="digits", image_size=16, labels=64, epochs=1)
+    teacher = wrn.create_model("wrn-10-1", num_classes=10, seed=0).bfloat16()
+    run = wrn.train(recipe, tmp_path / "run", device=torch.device("cpu"), precision="bf16", teacher=teacher, quiet=True)
+    assert run.result["device"] == "cpu"
+
+
+def test_saving_within_an_epoch_is_no_training(tmp_path, monkeypatch):
+    """8 steps of 32 images, each saved, on a disk that takes half a second."""
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *parts: (time.sleep(0.5), save(*parts)))
+    recipe = wrn.recipe("wrn-10-1", data="digits", image_size=16, labels=250, batch_size=32, epochs=1)
+    run = wrn.train(recipe, tmp_path / "run", device="cpu", checkpoint_every=1e-9, quiet=True)
+    assert run.metrics[0]["images_per_second"] > 250 / (8 * 0.5)
+    assert run.metrics[0]["seconds"] > 8 * 0.5
 
 
 def test_fresh_leaves_a_folder_of_others_alone(pictures):

@@ -1,7 +1,6 @@
 """`folder:PATH`: your own pictures in train/CLASS/* and test/CLASS/*, or a tar (.gz, .bz2, .xz) of that. No torch."""
 
 import hashlib
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
 from wrn.data.cache import Notice
 from wrn.data.paths import Files, Listing, fingerprint_of, packed
 from wrn.errors import Error, MissingError, UsageError
+from wrn.files import walk
 from wrn.randomness import key
 
 
@@ -204,7 +204,7 @@ def _list_folder(root: Path) -> dict[str, tuple[int, int] | None]:
     """{name below root: (size, modification time)}, None for folders; links are followed."""
     entries: dict[str, tuple[int, int] | None] = {}
     for split in ("train", "test"):
-        for folder, subfolders, files in os.walk(root / split, followlinks=True, onerror=_raise_unless_missing):
+        for folder, subfolders, files in walk(root / split, _raise_unless_missing):
             base = Path(folder).relative_to(root).as_posix()
             entries.update({f"{base}/{name}": None for name in subfolders})
             for name in files:

@@ -42,9 +42,10 @@ class Resident:
         """What augmentation works on, (N, H, W, 3): the pixels or, since whitening comes first, float32."""
         if not isinstance(self.preprocess, WholeImage):
             return self.images  # mean and std are of channels, so that they may as well come after it
-        with tf32(self.images.device, False):  # once for the run, whatever the run computes in
+        # Once for the run, whatever the run computes in, and to be learnt from, whoever asks first
+        with tf32(self.images.device, False), torch.inference_mode(False), torch.no_grad():
             parts = [self.preprocess(part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for part in self.images.split(1000)]
-        return torch.cat(parts) if parts else self.images.float()
+            return torch.cat(parts) if parts else self.images.float()
 
     def _finished(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) of `ready` -> what the network takes, in channels_last layout."""

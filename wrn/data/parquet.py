@@ -6,7 +6,6 @@ splits: data/train-00000-of-00002.parquet, plain_text/test/0000.parquet (after
 huggingface.co/docs/hub/datasets-file-names-and-splits).
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import PIL
 from wrn.data import pictures
 from wrn.data.arrays import Arrays, Decoded, Progress, Request, room_for
 from wrn.errors import Error, MissingError, UsageError
-from wrn.files import parsed
+from wrn.files import parsed, walk
 from wrn.randomness import key
 
 try:
@@ -284,7 +283,7 @@ class ParquetFiles:
 
 def _walk(root: Path) -> Iterator[Path]:
     """All .parquet files below, links followed; hidden ones are some program's own."""
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
+    for folder, subfolders, names in walk(root, _refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         yield from (Path(folder, name) for name in names if re.fullmatch(r"[^.].*\.parquet", name, re.IGNORECASE))
 

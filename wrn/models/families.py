@@ -81,7 +81,7 @@ def wide_resnet(name: str, depth_rule: DepthRule | None) -> Spec | None:
         wide_resnet_name(depth, widen_factor, kernels),
         "wrn.models.wide_resnet:WideResNet",
         {"blocks_per_group": blocks, "widen_factor": widen_factor, "kernels": kernels},
-        dropout=True,
+        dropout=len(kernels) > 1,  # it lies between a block's convolutions
         drop_path=0.0,
     )
 

@@ -17,7 +17,8 @@ from wrn.display import Bar, Log
 from wrn.errors import DataError, Error, UsageError
 from wrn.evaluation import evaluate
 from wrn.models.creation import create_model
-from wrn.models.stochastic_depth import skips_blocks
+from wrn.models.stochastic_depth import Residual, skips_blocks
+from wrn.native.recomputation import Memory
 from wrn.randomness import key
 from wrn.recipes import Recipe
 from wrn.runs import Run
@@ -45,7 +46,7 @@ class Training:
     teacher: nn.Module | None = None
     identity: dict[str, Any] = field(default_factory=dict)  # what a checkpoint must share to be continued
     environment: dict[str, Any] = field(default_factory=dict)  # what `env.json` is to hold
-    shapes_seen: set[torch.Size] = field(default_factory=set)
+    compiled_for: set[tuple[int, torch.Size]] = field(default_factory=set)  # stages and shapes
 
     def prepare(self) -> None:
         """Make what is trained, in memory alone. Raises ValueError where the recipe's parts do not fit together."""
@@ -65,6 +66,8 @@ class Training:
         )
         self.optimizer = optimizer(self.objective.trained, recipe, execution.products)
         self.step = Steps(self.objective, self.optimizer, execution.graphs)
+        if execution.memory != "normal" and not execution.compile:
+            _must_recompute(self.network, recipe.model, execution.memory)
         if execution.graphs and skips_blocks(self.network):
             raise UsageError(
                 "graphs: stochastic depth leaves out other blocks in each step; take --drop-path-per sample, or leave "
@@ -129,8 +132,9 @@ class Training:
             found = self.step(self.execution.arrange(images), labels)
             self.take(readings.add(progress.step + 1, *found), epoch, progress)
 
-            timed = not self.execution.compile or images.shape in self.shapes_seen  # a new shape compiles first
-            self.shapes_seen.add(images.shape)
+            kind = self.objective.stage, images.shape
+            timed = not self.execution.compile or kind in self.compiled_for  # what is new compiles first
+            self.compiled_for.add(kind)
             now = time.perf_counter()
             progress.count(len(labels), now - clock, timed)
             clock = now
@@ -140,6 +144,8 @@ class Training:
             if self.interrupt.due:
                 self.take(readings.rest(), epoch, progress)
                 self.pause(progress, f"in epoch {epoch} after step {progress.step} of {steps}")
+                clock = time.perf_counter()
+                progress.wall_seconds += clock - now
         self.take(readings.rest(), epoch, progress)
         progress.wait(time.perf_counter() - clock)
 
@@ -180,6 +186,13 @@ class Training:
         belongings = Belongings(self.identity, files, (whitening,) if whitening.exists() else ())
         checkpoint.save(self.checkpoints, self.objective.trained, self.optimizer, progress, belongings, self.keep_every)
         self.interrupt.saved()
+
+
+def _must_recompute(network: nn.Module, name: str, memory: Memory) -> None:
+    """Raise ValueError where a network has nothing of what is to be computed again."""
+    wanted, what = (nn.BatchNorm2d, "BN") if memory == "low" else (Residual, "residual blocks")
+    if not any(isinstance(part, wanted) for part in network.modules()):
+        raise UsageError(f"memory {memory}: {name} has no {what} to compute again; leave --memory {memory} out")
 
 
 def network_of(recipe: Recipe, num_classes: int, seed: int, steps: int | None = None) -> nn.Module:

@@ -64,7 +64,7 @@ def finish(
     predictions = {"logits": scores.logits, "labels": data.test.labels.cpu(), "indices": torch.arange(len(data.test))}
     write_whole(run.path / "predictions.safetensors", lambda path: save_file(predictions, path))
 
-    last = progress.metrics[-1]
+    reported = next(line for line in progress.metrics if line["epoch"] == (progress.selected or progress.epoch))
     rates = sorted(line["images_per_second"] for line in progress.metrics if line["images_per_second"])
     peaks = [line["peak_memory"] for line in progress.metrics if line["peak_memory"]]
     write_sealed(
@@ -80,7 +80,7 @@ def finish(
             **_what_it_is(progress, data),
             "test_top5_error": scores.top5_error,
             "test_loss": scores.loss,
-            "train_loss": last["train_loss"],
+            "train_loss": reported["train_loss"],
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "classes": len(data.classes),
             "train_images": len(data.train),

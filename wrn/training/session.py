@@ -1,7 +1,7 @@
 """`wrn.train`: what must be settled before the loop runs, and what is said when it fails."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral
@@ -41,7 +41,7 @@ def train(
     out: str | Path | None = None,
     *,
     seed: int = 0,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     precision: str | None = None,
     compile: bool | None = None,
     native: bool | None = None,
@@ -73,9 +73,8 @@ def train(
     if not isinstance(recipe, Recipe):
         given = recipe if isinstance(recipe, str) else type(recipe).__name__
         raise UsageError(f"train: {given} is no recipe; make one with wrn.recipe(MODEL, data=NAME)")
-    _must_be_of_their_types(
-        seed, compile=compile, native=native, deterministic=deterministic, graphs=graphs, fresh=fresh
-    )
+    flags = {"compile": compile, "native": native, "deterministic": deterministic, "graphs": graphs, "fresh": fresh}
+    _must_be_of_their_types(seed, keep_every, teacher, flags)
     seed, log = int(seed), Log(quiet)  # NumPy's seeds too
     if teacher is not None:
         recipe = taught_by(recipe, named(teacher))
@@ -84,11 +83,10 @@ def train(
     run = Run(out if out is not None else runs.default_path(recipe, seed))
     if precision == "fp32" and native is None:
         native = False  # torch's own to the bit, also where a run that was begun is continued
-    ways = {"device": device, "precision": precision, "compile": compile, "native": native, "memory": memory}
+    place = None if device is None else str(device)
+    ways = {"device": place, "precision": precision, "compile": compile, "native": native, "memory": memory}
     ways |= {"deterministic": deterministic, "graphs": graphs}
     every = seconds_of(checkpoint_every) if isinstance(checkpoint_every, str) else checkpoint_every
-    if keep_every is not None and keep_every < 1:
-        raise UsageError(f"--keep-every {keep_every}: must be at least 1")
     asked: dict[str, Any] = {name: value for name, value in ways.items() if value is not None}
     run.must_hold_nothing_else()
     if not fresh:
@@ -123,10 +121,14 @@ def _say_what_is_slow(execution: Execution, precision: str | None, native: bool 
         log.line("bf16: this processor has no instructions for it, and is many times slower so; leave --precision out")
 
 
-def _must_be_of_their_types(seed: Any, **flags: Any) -> None:
-    """Raise ValueError for a seed that is no whole number, and for words in the place of True and False."""
+def _must_be_of_their_types(seed: Any, keep_every: Any, teacher: Any, flags: Mapping[str, Any]) -> None:
+    """Raise ValueError for what is no whole number, or no network, and for words in the place of True and False."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise UsageError(f"seed {seed!r}: must be a whole number")
+    if keep_every is not None and not (isinstance(keep_every, Integral) and int(keep_every) >= 1):
+        raise UsageError(f"--keep-every {keep_every}: must be a whole number, at least 1")
+    if not isinstance(teacher, nn.Module | None):
+        raise UsageError(f"teacher {teacher!r}: is no network; name a run in the recipe, wrn.recipe(…, teacher=RUN)")
     for name, flag in flags.items():
         if not (flag is None or isinstance(flag, bool)):
             raise UsageError(f"{name} {flag!r}: must be True or False")

@@ -13,17 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrn.models.blocks import conv
+from wrn.native.operations import bn_relu, conv2d
 
 GROUPS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 
-def group(in_channels: int, channels: int, layers: int) -> nn.Sequential:
+class Group(nn.Sequential):
     """So many times conv3x3-BN-ReLU."""
-    parts: list[nn.Module] = []
-    for number in range(layers):
-        width = in_channels if number == 0 else channels
-        parts += [conv(width, channels, 3), nn.BatchNorm2d(channels, eps=1e-3), nn.ReLU()]
-    return nn.Sequential(*parts)
+
+    def __init__(self, in_channels: int, channels: int, layers: int) -> None:
+        parts: list[nn.Module] = []
+        for number in range(layers):
+            width = in_channels if number == 0 else channels
+            parts += [conv(width, channels, 3), nn.BatchNorm2d(channels, eps=1e-3), nn.ReLU()]
+        super().__init__(*parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self)
+        for convolution, bn in zip(parts[::3], parts[1::3], strict=True):
+            x = bn_relu(bn, conv2d(convolution, x))
+        return x
 
 
 class VGG(nn.Module):
@@ -33,7 +42,7 @@ class VGG(nn.Module):
         super().__init__()
         widths = [in_channels, *(channels for channels, _ in GROUPS)]
         for number, (channels, layers) in enumerate(GROUPS, start=1):
-            self.add_module(f"group{number}", group(widths[number - 1], channels, layers))
+            self.add_module(f"group{number}", Group(widths[number - 1], channels, layers))
         self.fc = nn.Linear(widths[-1], num_classes)
 
     def features(self, x: Tensor) -> Tensor:
