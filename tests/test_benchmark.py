@@ -157,6 +157,7 @@ def test_bench_infer_prints_a_table(run_wrn):
         (("fig4", "wrn-16-4"), "wrn-16-4"),
         (("train", "wrn-10-1", "--batch-size", 9999), "lower it"),
         (("train", "wrn-11-1"), "the nearest is"),
+        (("train", "wrn-10-1", "--data", "imagenet"), "`wrn bench stream FOLDER` times decoding"),
         (("memory", "wrn-11-1"), "the nearest is"),
         (("walk",), "walk"),
         (("stream", ".", "--workers", 0), "at least 1"),

@@ -1,6 +1,7 @@
 """`wrn data` as its users meet it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -47,6 +48,24 @@ def test_info_of_a_prepared_set_says_where_it_lies_and_its_own_constants(run_wrn
     pixels = wrn.dataset("digits").train.images.double()
     assert facts["own_mean"] == pytest.approx(pixels.mean((0, 1, 2)).tolist(), abs=1e-3)
     assert facts["own_std"] == pytest.approx(pixels.std((0, 1, 2), correction=0).tolist(), abs=1e-3)
+
+
+def test_info_of_what_was_prepared_at_another_size_or_share(run_wrn, pictures):
+    shutil.rmtree(pictures / "test")
+    words = (f"folder:{pictures}", "--image-size", 16, "--val-fraction", 0.25)
+    told = json.loads(run_wrn("data", "info", *words, "--json")[1])
+    assert told["prepare_with"] == f"wrn data prepare folder:{pictures} --image-size 16 --val-fraction 0.25"
+    assert run_wrn(*told["prepare_with"].split()[1:])[0] == 0
+    told = json.loads(run_wrn("data", "info", *words, "--json")[1])
+    assert (told["prepared"], told["train_images"], told["test_images"]) == (True, 18, 6)
+
+
+def test_show_replaces_no_file_unasked(run_wrn, tmp_path):
+    (tmp_path / "digits.png").write_text("mine")
+    code, _, err = run_wrn("data", "show", "digits", "--rows", 1)
+    assert (code, "digits.png: is there already; add --out digits.png to replace it" in err) == (2, True), err
+    assert (tmp_path / "digits.png").read_text() == "mine"
+    assert run_wrn("data", "show", "digits", "--rows", 1, "--out", "digits.png")[0] == 0
 
 
 def test_a_damaged_copy_is_said_by_info_and_made_again_by_prepare(run_wrn, empty_cache):

@@ -125,6 +125,8 @@ def test_bad_fields(fields, says):
 def test_a_rate_without_drops_has_no_factor_of_these():
     with pytest.raises(ValueError, match=r"lr_decay 0\.5: changes nothing, since the rate has no drops"):
         paper(lr_decay=0.5, milestones=())
+    with pytest.raises(ValueError, match=r"lr_decay 0\.5: changes nothing, since the rate has no drops"):
+        paper(lr_decay=0.5, epochs=1)  # whose milestones lie behind it
 
 
 def test_fields_of_a_file_are_checked_too():

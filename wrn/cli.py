@@ -31,6 +31,7 @@ from wrn.options import (
     RecipeFlags,
     Root,
     RunPath,
+    ValFraction,
     Workers,
     choice,
     fields_of,
@@ -193,7 +194,7 @@ def info(
     if (model is None) == (data is None):
         raise UsageError("wrn info: name a network or a data set; wrn info wrn-28-10, or wrn info --data cifar10")
     if data is not None:
-        data_info(data, json=json)
+        data_info(data, image_size=image_size, json=json)
         return
     assert model is not None
     from wrn.models.complexity import Complexity, Part, describe
@@ -220,11 +221,13 @@ def data_list(*, json: Json = False) -> None:
     list_("data", json=json)
 
 
-def data_info(data: DataName, *, json: Json = False) -> None:
+def data_info(
+    data: DataName, *, image_size: ImageSize = None, val_fraction: ValFraction = None, json: Json = False
+) -> None:
     """Show a data set: sizes, classes, constants, preprocessing, augmentation, and where it lies."""
     from wrn.listing import data_set
 
-    found = data_set(data)
+    found = data_set(data, image_size=image_size, val_fraction=val_fraction)
     if json:
         print(jsonlib.dumps(found))
         return
@@ -246,7 +249,7 @@ def data_prepare(
     ] = (),
     sha256: Annotated[tuple[str, ...], option("the SHA-256 of each --url", "HEX [HEX ...]")] = (),
     image_size: ImageSize = None,
-    val_fraction: Annotated[float | None, option("share held out, of pictures without a test split", "FLOAT")] = None,
+    val_fraction: ValFraction = None,
     preprocess: Prep = None,
     workers: Workers = None,
 ) -> None:
@@ -271,7 +274,7 @@ def data_show(
     preprocess: Prep = None,
     augment: Aug = None,
     image_size: ImageSize = None,
-    val_fraction: Annotated[float | None, option("share held out, of pictures without a test split", "FLOAT")] = None,
+    val_fraction: ValFraction = None,
     rows: Annotated[int, arg(help="how many images")] = 10,
     seed: Annotated[int, arg(help="which images and draws")] = 0,
     root: Root = None,
@@ -295,6 +298,8 @@ def data_show(
     from wrn.display import Log
 
     path = Path(out or f"{label(data)}.png")
+    if out is None and path.exists():
+        raise UsageError(f"{path}: is there already; add --out {path} to replace it, or name another file")
     contact_sheet(dataset(what, root=root, workers=workers, log=Log()), what, path, rows=rows, seed=seed)
     print(f"{path}: {rows} images of {data}")
 

@@ -59,6 +59,7 @@ class Log:
 
     def __init__(self, quiet: bool = False) -> None:
         self.file: IO[bytes] | None = None
+        self._earlier: list[str] = []  # what was said before there was a file
         # rich asks for a whole file, and is given one that does less
         audience: Any = Audience(sys.stdout)
         self._console = None if quiet else Console(file=audience, highlight=False, emoji=False, soft_wrap=True)
@@ -66,7 +67,9 @@ class Log:
 
     def note(self, text: str) -> None:
         """For the file alone: the terminal has it from elsewhere."""
-        if self.file is not None:
+        if self.file is None:
+            self._earlier.append(text)
+        else:
             self.file.write(f"{text}\n".encode())
 
     def line(self, text: str = "") -> None:
@@ -84,9 +87,11 @@ class Log:
 
     @contextmanager
     def copied_to(self, path: Path) -> Iterator[None]:
-        """Append every line to the file too."""
+        """Append every line to the file too, and first those so far."""
         with path.open("ab", buffering=0) as self.file:  # nothing is left behind that a full disk would refuse later
             try:
+                for text in self._earlier:
+                    self.note(text)
                 yield
             finally:
                 self.file = None

@@ -39,6 +39,7 @@ Root = Annotated[str | None, option("a folder that has the data set's files alre
 Workers = Annotated[int | None, option("threads or processes that decode pictures (default: all cores)", "INT")]
 DataName = Annotated[Positional[str], option("such as cifar10 or folder:PATH; see `wrn data list`", "DATA")]
 ImageSize = Annotated[int | None, option("side of the square images (default: the recipe's)", "INT")]
+ValFraction = Annotated[float | None, option("share held out, of pictures without a test split", "FLOAT")]
 Prep = Annotated[Preprocess | None, choice(*PREPROCESSING), option("default: the recipe's")]
 Aug = Annotated[Augment | None, choice(*AUGMENTATIONS), option("default: the recipe's")]
 RunPath = Annotated[Positional[str], option("a finished run's folder, or its model.safetensors", "RUN")]

@@ -43,7 +43,7 @@ class Recipe:
     dropout: float = knob(0.0, "probability of dropping an activation between a block's convolutions")
     drop_path: float | None = knob(
         None,
-        "stochastic depth: probability of dropping the last residual block, earlier ones less; none: its default",
+        "stochastic depth: probability of dropping the last block, earlier ones less (if not given: the network's own)",
     )
     drop_path_per: Literal["batch", "sample"] = knob("batch", "whether stochastic depth draws per batch or per image")
     conv_init: Literal["fan-in", "fan-out", "published"] = knob(
@@ -73,7 +73,7 @@ class Recipe:
         (), "first epoch of each later stage of the network's own training procedure; counted from 1"
     )
     teacher: str | None = knob(None, "a finished run, or its model.safetensors, to distil from")
-    hint: str | None = knob(None, "teacher module whose output is the hint; none: the first of a fitting size")
+    hint: str | None = knob(None, "teacher module whose output is the hint (if not given: the first of a fitting size)")
     temperature: float = knob(3.0, "distillation temperature, which divides both networks' logits")
     teacher_weight: float = knob(4.0, "initial weight of the distillation loss, beside 1 for the labels' loss")
     teacher_weight_end: float = knob(1.0, "final weight of the distillation loss")
@@ -287,13 +287,15 @@ def _refuse_idle(recipe: Recipe, spec: Spec, given: Mapping[str, Any]) -> None:
         raise UsageError(f"milestones {late}: training ends with epoch {recipe.epochs}; leave them out")
     padless = recipe.augment not in ("flip-crop", "v1") and f"augment {recipe.augment} does not pad"
     one_cycle = recipe.schedule == "one-cycle"
-    dropless = (one_cycle and "one-cycle has no drops") or (not recipe.milestones and "the rate has no drops")
+    dropless = (one_cycle and "one-cycle has no drops") or (
+        all(epoch > recipe.epochs for epoch in recipe.milestones) and "the rate has no drops"
+    )
     drawn = recipe.conv_init == "published" and "conv_init published draws all weights"
     idle = {
         "pad": padless,
         "padding": padless or (recipe.pad == 0 and "pad is 0"),
         "lr_decay": (recipe.rates and "the rates are given one by one") or dropless,
-        "reset_momentum": recipe.reset_momentum and dropless,
+        "reset_momentum": recipe.reset_momentum and (dropless or (recipe.momentum == 0 and "there is no momentum")),
         "warmup": recipe.schedule == "steps" and "the schedule has none",
         "matrix_decay": recipe.optimizer != "muon" and f"{recipe.optimizer} has none",
         "bn_init": drawn or (not spec.batch_norm and f"{spec.name} has no BN"),

@@ -76,7 +76,7 @@ def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = file_of(path)
     try:
         with safe_open(file, "pt") as opened:
-            header = parsed(opened.metadata()[_HEADER])
+            header = parsed((opened.metadata() or {})[_HEADER])
             if header.pop("seal") != seal_of(header):
                 raise ValueError("its header is not what was written")
             for name, kind in _FIELDS.items():

@@ -66,6 +66,18 @@ def test_a_mirror_is_used_once_its_hash_is_given(www, run_wrn):
     assert len(www.asked) == 1
 
 
+def test_a_run_and_its_table_say_that_the_files_were_not_the_published_ones(tmp_path, run_wrn):
+    cifar_archive("cifar10", tmp_path / cifar.ARCHIVES["cifar10"].remote.name, train=200, test=100)
+    words = ("reproduce", "table4", "--rows", "wrn-40-1", "--data", "cifar10", "--epochs", 1, "--labels", 130)
+    code, out, err = run_wrn(*words, "--root", tmp_path, "--seeds", 1, "--device", "cpu")
+    assert code == 0, err
+    assert f"cifar10: from {tmp_path}, not from the published files." in out
+    (run,) = (wrn.Run(path.parent) for path in tmp_path.rglob("result.json"))
+    assert run.result["data_from"] == str(tmp_path)
+    first, second = (run.path / "train.log").read_text().splitlines()[:2]
+    assert f"cifar10: prepared from {tmp_path}, not from the published files" in first + second
+
+
 def test_a_mirror_with_another_file_is_refused(www, run_wrn, empty_cache):
     cifar_archive("cifar10", www.folder / "copy.tgz", train=1000, test=200)
     code, _, err = run_wrn("data", "prepare", "cifar10", "--url", www.url("copy.tgz"), "--sha256", "0" * 64)

@@ -12,6 +12,7 @@ from wrn.options import Device, Json, Native, Precision, option, truth
 Models = Annotated[
     Positional[tuple[str, ...]], option("such as wrn-16-4 (default: those in our tables)", "[MODEL ...]")
 ]
+Some = Annotated[Positional[tuple[str, ...]], option("such as wrn-28-10 (default: wrn-16-4)", "[MODEL ...]")]
 BatchSize = Annotated[int | None, option("images a step (default: 128; on a CPU depends on the network)", "INT")]
 Rounds = Annotated[int, arg(help="rounds of alternating timing; medians are shown")]
 Data = Annotated[str, arg(help="a data set that fits in memory", metavar="DATA")]
@@ -43,7 +44,7 @@ def bench_train(
 
 
 def bench_infer(
-    models: Models = ("wrn-16-4",),
+    models: Some = ("wrn-16-4",),
     *,
     batch_sizes: Annotated[tuple[int, ...], option("images at a time (default: 1 64)", "INT [INT ...]")] = (1, 64),
     rounds: Rounds = 5,
@@ -72,7 +73,7 @@ def bench_memory_(
 
 
 def bench_data(
-    models: Models = ("wrn-16-4",),
+    models: Some = ("wrn-16-4",),
     *,
     batch_size: BatchSize = None,
     rounds: Rounds = 5,

@@ -24,6 +24,7 @@ from wrn.benchmark.timing import (
     share_of_matmul_peak,
     summary,
 )
+from wrn.data.catalog import streams
 from wrn.data.loader import Resident
 from wrn.errors import UsageError
 from wrn.hardware import cores, multiplies_bf16
@@ -102,9 +103,10 @@ def recipe_of(model: str, batch_size: int | None, device: str, data: str) -> Rec
 
 def resident(recipe: Recipe, device: str) -> tuple[int, Resident]:
     """How many classes the recipe's data set has, and its training images in memory."""
+    if streams(recipe.data, recipe.augment):
+        raise UsageError(f"data {recipe.data}: is not held in memory; `wrn bench stream FOLDER` times decoding")
     data = wrn.dataset(recipe, device=device)
-    if not isinstance(data.train, Resident):
-        raise UsageError(f"data {recipe.data}: is not held in memory; `benchmarks/streaming.py` times decoding")
+    assert isinstance(data.train, Resident)
     if len(data.train) < recipe.batch_size:
         raise UsageError(f"batch size {recipe.batch_size}: {recipe.data} has {len(data.train)} images; lower it")
     return len(data.classes), data.train

@@ -53,6 +53,7 @@ class Split(Protocol):
 class Dataset:
     """The splits, the class names, and the hash of the decoded content. `val`: held out of train, if asked for.
 
+    `origin`: where the files were from, of a set that is published but was not had from the published files.
     Of what is streamed the fingerprint is that of names, sizes and labels; `names`, without the sizes, is what a run
     must share that goes on, so that a broken picture can be replaced.
     """
@@ -64,6 +65,7 @@ class Dataset:
     fingerprint: str
     val: Split | None = None
     names: str | None = None
+    origin: str | None = None
 
     @property
     def preprocess(self) -> Preprocess:

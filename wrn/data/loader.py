@@ -124,7 +124,7 @@ def dataset(
 ) -> Dataset:
     """The data set that a recipe names, or of that name (`digits`, `folder:PATH`), prepared once, then from the cache.
 
-    `fields` are those of a recipe that concern the data: image_size, preprocess, val, labels, label_noise,
+    `fields` are those of a recipe that concern the data: image_size, preprocess, augment, val, labels, label_noise,
     val_fraction. `seed` decides what is held out, left out and mislabelled. `workers` decode pictures. `root`: a folder
     that has the files; `url`, `sha256`: where else to download them. `fitted`: the preprocessing of a trained network,
     instead of the recipe's. Raises ValueError for what makes no sense, wrn.Error for data that cannot be used.
@@ -166,6 +166,7 @@ def _resident(
 ) -> Dataset:
     name = label(wanted.data)
     arrays = decoded(name, source, workers, progress, notice)
+    origin = None if arrays.origin.get("published", True) else arrays.origin["where"]
     if source.image_size != wanted.image_size:
         arrays = decoded(name, Resized(name, arrays, wanted.image_size), workers, progress, notice)
     train, val = arrays.train, None
@@ -187,6 +188,7 @@ def _resident(
         arrays.classes,
         arrays.fingerprint,
         on_device(val) if val is not None else None,
+        origin=origin,
     )
 
 

@@ -9,7 +9,7 @@ from wrn.data.arrays import Request, channel_statistics
 from wrn.data.cache import folder_of, kept
 from wrn.data.catalog import entry, label
 from wrn.errors import Error
-from wrn.recipes import Recipe
+from wrn.recipes import Recipe, recipe
 
 
 def source_of(wanted: Recipe, request: Request) -> Any:
@@ -28,7 +28,10 @@ def prepared(wanted: Recipe) -> dict[str, Any]:
         info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
         lies_in = info["origin"]["root"] if known.streamed else str(folder)
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # or damaged, so that it would be made again
-        return {"prepared": False, "lies_in": None, "prepare_with": f"wrn data prepare {wanted.data}"}
+        usual = recipe(wanted.model, data=wanted.data)
+        size = f" --image-size {wanted.image_size}" if wanted.image_size != usual.image_size else ""
+        share = f" --val-fraction {wanted.val_fraction:g}" if wanted.val_fraction else ""
+        return {"prepared": False, "lies_in": None, "prepare_with": f"wrn data prepare {wanted.data}{size}{share}"}
     found: dict[str, Any] = {
         "prepared": True,
         "lies_in": lies_in,

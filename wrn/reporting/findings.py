@@ -341,6 +341,9 @@ def _notes(choice: Choice, found: list[CellFinding]) -> tuple[str, ...]:
             if others is not None
             else f"Scaled: {asked}."
         )
+    results = [(each, Run(job.path).result) for each in found for job in each.cell.jobs if job.seed in each.values]
+    origins = {(each.cell.column.title, where): None for each, result in results if (where := result.get("data_from"))}
+    notes += [f"{data}: from {where}, not from the published files." for data, where in origins]
     if choice.precision != "fp32":
         notes.append(f"Trained in {choice.precision}; errors are evaluated in fp32.")
     if choice.fields.get("val"):

@@ -89,7 +89,7 @@ def tune(
 
 
 def report(
-    runs: Annotated[Positional[str], option("the folder of all runs", "RUNS")] = "runs",
+    runs: Annotated[Positional[str], option("the folder of all runs (default: runs)", "[RUNS]")] = "runs",
     *,
     out: Annotated[
         str | None, option("write one HTML page, or Markdown and its pictures (default: print Markdown)", "FILE")

@@ -86,6 +86,7 @@ def finish(
             "train_images": len(data.train),
             "test_images": len(data.test),
             "data_fingerprint": data.fingerprint,
+            "data_from": data.origin,
             "model_sha256": sha256_of(run.path / "model.safetensors"),
             "preprocess": data.preprocess.constants(),
             "precision": execution.precision,
