@@ -19,11 +19,13 @@ def main() -> None:
     arguments.add_argument("--model", default="wrn-10-1")
     arguments.add_argument("--data", default="digits")
     arguments.add_argument("--recipe", default="paper")
+    arguments.add_argument("--dropout", type=float, default=0.0)
     arguments.add_argument("--epochs", type=int, default=2)
     arguments.add_argument("--seed", type=int, default=0)
     chosen = arguments.parse_args()
 
-    recipe = wrn.recipe(chosen.model, data=chosen.data, recipe=chosen.recipe, epochs=chosen.epochs, dropout=0.3)
+    fields = {"recipe": chosen.recipe, "epochs": chosen.epochs, "dropout": chosen.dropout}
+    recipe = wrn.recipe(chosen.model, data=chosen.data, **fields)
     data = wrn.dataset(recipe, seed=chosen.seed)
     steps = data.train.steps(recipe)
     model = wrn.network_of(recipe, len(data.classes), chosen.seed, recipe.epochs * steps)

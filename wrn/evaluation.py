@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class Scores:
     top5_error: float | None  # none of the five likeliest classes is right; None with five classes or fewer
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -36,9 +36,10 @@ def evaluate(
 ) -> Scores:
     """Score `model` on all of `split`; leaves each part in the mode it was in. `between` is called before each batch.
 
-    `model`: a network, of preprocessed images, or one of `wrn.load`, whose own preprocessing must be the split's.
-    Raises ValueError where it is not: the data set is then made by `wrn.dataset(…, fitted=model.preprocess)`. Classes
-    are not compared: they must be the network's, in its order.
+    `model`: a network, of preprocessed images, or one of `wrn.load`, whose own preprocessing must be the split's, also
+    where it is the `module` of something else, as of an average of weights. Raises ValueError where it is not: the data
+    set is then made by `wrn.dataset(…, fitted=model.preprocess)`. Classes are not compared: they must be the network's,
+    in its order.
     """
     if not hasattr(split, "in_order"):
         given = split if isinstance(split, str) else type(split).__name__
@@ -69,21 +70,38 @@ def evaluate(
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put all of `model` in evaluation mode, then each part back in its own mode, such as BN that is kept frozen."""
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
+    learning = [part for part in model.modules() if part.training]
+    if learning:
+        model.eval()
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for part in learning:
+            part.training = True
 
 
 def preprocess_of(model: nn.Module) -> MeanStd | WholeImage | None:
     """What a model of `wrn.load` does with pixels before its network sees them; None of a network itself."""
-    own = getattr(model, "preprocess", None)
-    return own if isinstance(own, (MeanStd, WholeImage)) else None
+    loaded = _loaded(model)
+    return None if loaded is None else loaded.preprocess
 
 
 def bare(model: nn.Module) -> nn.Module:
     """The network itself, of preprocessed images."""
-    return model if preprocess_of(model) is None else cast(Any, model).network
+    loaded = _loaded(model)
+    return model if loaded is None else loaded.network
+
+
+def _loaded(model: nn.Module) -> Any:
+    """The model of `wrn.load` that this is, or that is its `module` (AveragedModel, DataParallel); None of a network.
+
+    Raises ValueError where there is one deeper inside, which would preprocess again what was preprocessed.
+    """
+    inner: Any = model
+    while isinstance(inner, nn.Module):
+        if isinstance(getattr(inner, "preprocess", None), (MeanStd, WholeImage)):
+            return inner
+        inner = getattr(inner, "module", None)
+    if any(isinstance(part, (MeanStd, WholeImage)) for part in model.modules()):
+        raise UsageError(f"{type(model).__name__}: has a model of wrn.load somewhere inside; give that one itself")
+    return None

@@ -41,19 +41,19 @@ class Folded(nn.Module):
         if not foldable(network) or any(parameter.device.type != "cpu" for parameter in network.parameters()):
             raise UsageError(f"{type(network).__name__}: cannot be folded; it must be of a kind that can, on the CPU")
         assert isinstance(network.fc, nn.Linear)
-        with torch.inference_mode():
+        with torch.no_grad():
             self.layers, self.fc = runner(layers_of(network)), network.fc
         self.train(network.training)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: (N, C, H, W) -> (N, as many as the classifier takes), float32."""
         return self.layers(x)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.features(x))
-        return logits
+        return logits.float()  # whatever autocast surrounds this
 
 
 class OneDNN:
@@ -68,7 +68,10 @@ class OneDNN:
         maps = {INPUT: x.to(self.dtype, memory_format=torch.channels_last)}
         for source, target, run in self._layers:
             maps[target] = run(maps[source], maps.get(target))
-        return maps[target].mean(dim=(2, 3), dtype=torch.float32)
+        features = maps[target].mean(dim=(2, 3), dtype=torch.float32)
+        if not x.sum().isfinite():  # oneDNN's ReLU makes zero of what is not a number
+            features[~x.flatten(1).isfinite().all(1)] = torch.nan
+        return features
 
 
 def _runs(layer: Layer, dtype: torch.dtype) -> Callable[[Tensor, Tensor | None], Tensor]:
@@ -136,13 +139,13 @@ class _Rounded(nn.Module):
         self.network = network
         self.train(network.training)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             logits: Tensor = self.network(x.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             found: Tensor = self.network.features(x.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]

@@ -57,7 +57,7 @@ class TrainedModel(nn.Module):
         return cast(Any, self.network).features(self._preprocessed(images))
 
     def _preprocessed(self, images: Tensor) -> Tensor:
-        """Raises ValueError for pixels in 0..255, and for a gradient that an optimised network does not have."""
+        """Raises ValueError for whole numbers, and for a gradient that an optimised network does not have."""
         if not images.is_floating_point():
             raise UsageError(
                 f"images: are {images.dtype}, must be RGB in [0, 1]; divide by 255, or give them to predict"
@@ -66,7 +66,7 @@ class TrainedModel(nn.Module):
             raise UsageError("images: want a gradient, which an optimised network has not; load it without optimize")
         return self.preprocess(images * 255)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, images: Any, batch_size: int = 256) -> Tensor:
         """Class probabilities (N, classes), float32 on the CPU, in evaluation mode.
 
@@ -83,7 +83,8 @@ class TrainedModel(nn.Module):
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: must be at least 1")
         parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        return torch.cat([floats(0, len(self.classes)), *(self._answers(self._pixels(part)) for part in parts)])
+        answers = [self._answers(self._pixels(part)) for part in parts]
+        return torch.cat(answers) if answers else floats(0, len(self.classes))
 
     def _answers(self, pixels: Tensor) -> Tensor:
         """Class probabilities of (N, H, W, 3) in 0..255."""
@@ -102,6 +103,8 @@ class TrainedModel(nn.Module):
     def _picture(self, image: Any) -> Tensor:
         if isinstance(image, Image.Image):
             return self._brought_to_size(image)
+        if not isinstance(image, (str, os.PathLike)):
+            raise UsageError(f"images: {type(image).__name__} among them; give paths, PIL images, or one uint8 array")
         try:
             return pictures.opened(Path(image), self._brought_to_size)
         except FileNotFoundError:
@@ -161,7 +164,7 @@ def top_classes(
     found: list[dict[str, Any]] = []
     for start in range(0, len(images), 256):
         part = images[start : start + 256]
-        with ThreadPoolExecutor() as threads, torch.inference_mode():
+        with ThreadPoolExecutor() as threads, torch.no_grad():
             made = list(threads.map(partial(_attempt, model), part))
             pixels = [each for each in made if isinstance(each, Tensor)]
             answers = iter(model._answers(torch.stack(pixels))) if pixels else iter(())

@@ -109,12 +109,12 @@ def load_network(path: str | os.PathLike[str]) -> nn.Module:
             "depth_rule": header["depth_rule"],
         }
         with torch.device("meta"):  # what the header promises takes no memory until the file is seen to hold it
-            _must_hold(file_of(path), create_model(**made).state_dict())
-        network = create_model(**made)
+            network = create_model(**made)
+        _must_hold(file_of(path), network.state_dict())
         tensors = load_file(file_of(path))
         if digest(tensors) != header["tensors"]:
             raise Error(f"{path}: damaged (its weights are not what was written); take another copy, or train it again")
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=True)
     except Error:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -136,7 +136,10 @@ def _must_hold(file: Path, expected: Mapping[str, Tensor]) -> None:
 
 
 def load_preprocess(path: str | os.PathLike[str]) -> Preprocess:
-    """The preprocessing that the network was trained with: from the header or, if it whitens, from the run's file."""
+    """The preprocessing that the network was trained with: from the header or, if it whitens, from the run's file.
+
+    On the CPU, as `load_network`.
+    """
     constants = header_of(path)["preprocess"]
     if "whitening" in constants:
         return whitening.load(file_of(path).with_name(WHITENING), constants["whitening"])
@@ -144,7 +147,8 @@ def load_preprocess(path: str | os.PathLike[str]) -> Preprocess:
     for each in numbers:
         if not isinstance(each, list) or len(each) != 3 or not all(isinstance(value, (int, float)) for value in each):
             raise Error(f"{path}: its preprocessing is {constants}, not mean and std of three channels; it was altered")
-    return MeanStd(*numbers)
+    with torch.device("cpu"):  # not where the process makes what it makes
+        return MeanStd(*numbers)
 
 
 def file_of(path: str | os.PathLike[str]) -> Path:

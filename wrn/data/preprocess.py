@@ -29,7 +29,7 @@ class MeanStd(nn.Module):
             # channels_last: row by row, as loops over three numbers at a time take four times as long
             mean, std = (each.expand(-1, -1, -1, images.shape[3]) for each in (mean, std))
             mean, std = (each.contiguous(memory_format=torch.channels_last) for each in (mean, std))
-        return (images.float() - mean).div_(std).to(self.mean.dtype)  # in place: one pass over memory less
+        return (_wide(images, mean) - mean).div_(std).to(self.mean.dtype)  # in place: one pass over memory less
 
     def constants(self) -> dict[str, Any]:
         """What a run stores to build this again."""
@@ -62,12 +62,12 @@ class WholeImage(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in 0..255, of any number type -> the same shape, float32 unless the module was cast."""
-        vectors = images.to(self.mean.dtype).flatten(1)  # (N, D)
+        vectors = _wide(images, self.mean).flatten(1)  # (N, D)
         if self.contrast:
             vectors = contrast_normalised(vectors)
         vectors = vectors - self.mean
-        vectors = vectors / self.scale if self.matrix is None else vectors @ self.matrix
-        return vectors.view(images.shape)
+        vectors = vectors / self.scale if self.matrix is None else vectors @ self.matrix.to(vectors.dtype)
+        return vectors.view(images.shape).to(self.mean.dtype)
 
     def numbers(self) -> dict[str, Tensor]:
         """All that was fitted, float32 on the CPU."""
@@ -89,6 +89,11 @@ class WholeImage(nn.Module):
 
 
 Preprocess = MeanStd | WholeImage
+
+
+def _wide(images: Tensor, like: Tensor) -> Tensor:
+    """In the type of `like`, but at least fp32: half precision holds no sum of squares of pixels."""
+    return images.to(torch.promote_types(like.dtype, torch.float32))
 
 
 def contrast_normalised(vectors: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def describe(
             image_size=image_size,
             depth_rule=depth_rule,
         )
-        images = torch.empty(_BATCH, in_channels, size, size)
+        images = torch.empty(_BATCH, in_channels, size, size, dtype=torch.float32)
     return Complexity(spec.name, classes, (in_channels, size, size), tuple(measure(model, images)))
 
 

@@ -41,6 +41,8 @@ def enabled(kind: Kind) -> Iterator[None]:
 
 def bn_relu(bn: nn.Module, x: Tensor) -> Tensor:
     """ReLU after BN, (N, C, H, W) -> the same."""
+    if not (_fits(x) or recomputation.keeps_little()):  # first, as torch.fx cannot ask for the shape of x
+        return F.relu(bn(x))
     if not (_computes_as(bn, nn.BatchNorm2d) and _is_plain(bn, x)):
         return F.relu(bn(x))
     if not (_fits(x) and bn.weight.dtype == torch.float32):

@@ -201,19 +201,20 @@ def network_of(recipe: Recipe, num_classes: int, seed: int, steps: int | None = 
     `steps`: those of the whole training, `recipe.epochs * data.train.steps(recipe)`. A recipe with a `bn_window` needs
     them: ValueError without.
     """
-    network = create_model(
-        recipe.model,
-        num_classes=num_classes,
-        dropout=recipe.dropout,
-        drop_path=recipe.drop_path,
-        drop_path_per=recipe.drop_path_per,
-        image_size=recipe.image_size,
-        depth_rule=recipe.depth_rule,
-        conv_init=recipe.conv_init,
-        bn_init=recipe.bn_init,
-        linear_init=recipe.linear_init,
-        seed=key(seed, "init"),
-    )
+    with torch.device("cpu"):
+        network = create_model(
+            recipe.model,
+            num_classes=num_classes,
+            dropout=recipe.dropout,
+            drop_path=recipe.drop_path,
+            drop_path_per=recipe.drop_path_per,
+            image_size=recipe.image_size,
+            depth_rule=recipe.depth_rule,
+            conv_init=recipe.conv_init,
+            bn_init=recipe.bn_init,
+            linear_init=recipe.linear_init,
+            seed=key(seed, "init"),
+        )
     if recipe.bn_window:
         if steps is None:
             raise UsageError(f"bn_window {recipe.bn_window}: a share of all steps; say how many, steps=")

@@ -89,8 +89,8 @@ def start_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) ->
 def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int, done: float = 0.0) -> None:
     """Set every parameter group's rate, with the share `done` of the epoch over (which matters for one-cycle only)."""
     for group in optimizer.param_groups:
-        faded = group["fade"]((epoch - 1) / recipe.epochs) if group["fade"] else 1.0
-        rate = recipe.lr_at(epoch, done) * group["factor"] * faded
+        faded = fade((epoch - 1) / recipe.epochs) if (fade := group.get("fade")) else 1.0
+        rate = recipe.lr_at(epoch, done) * group.get("factor", 1.0) * faded  # a group of the caller's has neither
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
         else:

@@ -59,8 +59,8 @@ class Execution:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         if self.deterministic:
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # being told loads torch's compiler
-            torch.use_deterministic_algorithms(self.deterministic)
+        if self.deterministic and not torch.are_deterministic_algorithms_enabled():  # being told loads torch's compiler
+            torch.use_deterministic_algorithms(True)
         if torch.device(self.device).type == "cuda":
             # Images are of one size: to search for the fastest convolutions pays, but these may want more memory
             torch.backends.cudnn.benchmark = self.memory == "normal" and not self.deterministic

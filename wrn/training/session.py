@@ -35,7 +35,20 @@ from wrn.training.precision import Execution, choose, recorded
 from wrn.training.teacher import named, teacher_of
 
 
+@contextmanager
+def _own_modes() -> Iterator[None]:
+    """Within, gradients are taken whatever the caller does; afterwards torch's determinism is as it was."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        if torch.are_deterministic_algorithms_enabled() != before[0]:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 @undisturbed()
+@_own_modes()
 def train(
     recipe: Recipe,
     out: str | Path | None = None,
