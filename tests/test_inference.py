@@ -319,3 +319,11 @@ def test_the_mean_over_a_large_flat_map_is_exact():
     with torch.inference_mode():
         mean = Program([Convolution(INPUT, 0, weight)], torch.float32)(torch.full((1, 2, 1024, 1024), 0.1))
     assert abs(mean / 0.1 - 1).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["resnet-8-cifar", "resnet-18"])
+def test_what_is_not_a_number_stays_so_when_folded(name):
+    """oneDNN's ReLU would make it zero."""
+    images = torch.randn(3, 3, 32, 32)
+    images[1, 0, 3, 3] = torch.nan
+    assert Folded(trained(name), OneDNN)(images).isnan().any(1).tolist() == [False, True, False]

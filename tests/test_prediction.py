@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch.optim.swa_utils import AveragedModel
 
 import wrn
 from wrn.inference import BySize
@@ -214,6 +215,64 @@ def test_what_was_scored_can_be_learnt_from(run):
     wrn.evaluate(network, data.test)
     images, labels = next(data.test.in_order(50))
     torch.nn.functional.cross_entropy(network(images), labels).backward()
+
+
+def test_a_model_inside_another_is_scored_as_itself(run):
+    model, data = wrn.load(run), wrn.dataset("digits")
+    expected = wrn.evaluate(model, data.test).error
+    for wrapped in (AveragedModel(model), torch.nn.DataParallel(model)):
+        assert wrn.evaluate(wrapped, data.test).error == expected
+    with pytest.raises(ValueError, match="give that one itself"):
+        wrn.evaluate(torch.nn.Sequential(model), data.test)
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+def test_answers_can_be_learnt_from(run, optimize):
+    """They are no tensors of inference mode: for a temperature, a student, a linear probe."""
+    model, images = wrn.load(run, optimize=optimize), torch.rand(4, 3, 32, 32)
+    scale = torch.ones((), requires_grad=True)
+    with torch.no_grad():
+        features = model.features(images)
+    scores = wrn.evaluate(model, wrn.dataset("digits").test).logits
+    answers = model.predict(np.zeros((2, 32, 32, 3), np.uint8)).clamp_(0.1)
+    (scale * (features.sum() + scores.sum() + answers.sum())).backward()
+    assert scale.grad.isfinite()
+
+
+@pytest.mark.parametrize("preprocess", ["meanstd", "gcn"])
+def test_a_model_in_half_precision_errs_as_in_single(preprocess, tmp_path):
+    """The sum of squares of an image's pixels is more than it holds."""
+    recipe = wrn.recipe("wrn-10-1", data="digits", preprocess=preprocess, epochs=2)
+    run, data = wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True), wrn.dataset("digits")
+    answers = wrn.load(run).half()((data.test.images.permute(0, 3, 1, 2) / 255).half()).argmax(1)
+    error = 100 * (answers != data.test.labels).double().mean().item()
+    assert run.result["test_error"] < 85
+    assert error == pytest.approx(run.result["test_error"], abs=1)
+
+
+def test_gradients_in_double_precision_are_exact(run):
+    model = wrn.load(run).double()
+    assert torch.autograd.gradcheck(
+        model, torch.rand(1, 3, 8, 8, dtype=torch.float64, requires_grad=True), fast_mode=True
+    )
+
+
+def test_it_is_loaded_whatever_the_process_has_for_defaults(run):
+    """And the next random number is the one that would have come."""
+    expected, state = wrn.load(run).network.state_dict(), torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = wrn.load(run).network.state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_pictures_of_the_wrong_kind_are_named(run):
+    with pytest.raises(ValueError, match="ndarray among them; give paths"):
+        wrn.load(run).predict([np.zeros((32, 32, 3), np.uint8)])
 
 
 def test_eval_on_unknown_classes(run, run_wrn, pictures):

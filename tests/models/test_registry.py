@@ -63,3 +63,13 @@ def test_evaluation_is_a_function_of_the_state(name):
     assert not torch.equal(other(images), logits)
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(images), logits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wrn-10-1", "resnet-8-cifar", "pre-resnet-11-cifar", "stochastic-depth-110", "resnet-18", "pre-resnet-50", "vgg"],
+)
+def test_torch_fx_traces_it(name):
+    """With which torchvision takes features out of networks."""
+    network, images = wrn.create_model(name, num_classes=10, seed=0).eval(), torch.randn(2, 3, 32, 32)
+    assert torch.equal(torch.fx.symbolic_trace(network)(images), network(images))

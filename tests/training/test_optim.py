@@ -56,6 +56,17 @@ def test_a_step_of_muon_is_its_polynomial_of_singular_values():
             torch.testing.assert_close(p.detach(), before[name] - rate * (g + 0.9 * g), rtol=1e-9, atol=1e-12)
 
 
+def test_groups_of_the_callers_have_the_recipes_rate():
+    recipe = wrn.recipe("wrn-10-1", data="cifar10")
+    model, head = wrn.create_model("wrn-10-1", num_classes=10, seed=0), torch.nn.Linear(64, 3)
+    own = torch.optim.AdamW(model.parameters())
+    more = wrn.optimizer(model, recipe)
+    more.add_param_group({"params": head.parameters()})
+    for optimizer in (own, more):
+        wrn.start_epoch(optimizer, recipe, 60)
+        assert {group["lr"] for group in optimizer.param_groups} == {0.02}
+
+
 def test_products_in_bf16_turn_a_step_of_muon_a_little():
     generator = torch.Generator().manual_seed(0)
     for shape in ((64, 16, 3, 3), (128, 128, 3, 3), (96, 64, 1, 1), (128, 8, 3, 3)):

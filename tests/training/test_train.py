@@ -508,6 +508,30 @@ def test_a_device_of_torch_and_a_teacher_in_bf16_will_do(tmp_path):
     assert run.result["device"] == "cpu"
 
 
+def test_the_callers_modes_are_left_as_they_are(tmp_path):
+    recipe = wrn.recipe("wrn-10-1", data="digits", image_size=16, labels=64, epochs=1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.no_grad():
+            wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    wrn.train(recipe, tmp_path / "other", device="cpu", deterministic=True, quiet=True)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_training_does_not_hang_on_the_default_type(tmp_path):
+    recipe = wrn.recipe("wrn-10-1", data="digits", image_size=16, labels=64, epochs=1, dropout=0.2, augment="flip-crop")
+    expected = wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = wrn.train(recipe, tmp_path / "other", device="cpu", quiet=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same(weights(found.path), weights(expected.path))
+
+
 def test_saving_within_an_epoch_is_no_training(tmp_path, monkeypatch):
     """8 steps of 32 images, each saved, on a disk that takes half a second."""
     save = checkpoint.save

@@ -28,7 +28,7 @@ class Crops:
 
 def draw(count: int, generator: Generator, pad: int = PAD) -> Crops:
     """Independent draws for `count` samples, on the CPU so that they are the same on every device."""
-    flip = torch.rand(count, generator=generator) < 0.5
+    flip = torch.rand(count, generator=generator, dtype=torch.float32) < 0.5
     offset = torch.randint(-pad, pad + 1, (count, 2), generator=generator)
     return Crops(flip, offset)
 

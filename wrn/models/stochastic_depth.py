@@ -30,7 +30,9 @@ class Path:
 
     def closed(self, training: bool) -> bool:
         """Whether the branch is left out for this whole minibatch; draws from torch's CPU generator."""
-        return training and self.per == "batch" and self.drop > 0 and torch.rand((), device="cpu").item() < self.drop
+        if not training or self.per != "batch" or self.drop == 0:
+            return False
+        return torch.rand((), dtype=torch.float32, device="cpu").item() < self.drop
 
     def scaled(self, branch: Tensor, training: bool) -> Tensor:
         """The branch (N, C, H, W) as it is added to the shortcut."""
