@@ -1,6 +1,5 @@
 """The `wrn` command: one function a subcommand; parse, call, print. No torch until a subcommand needs it."""
 
-import json as jsonlib
 import shlex
 import sys
 import traceback
@@ -17,6 +16,7 @@ from tyro.conf import Positional, arg
 from wrn.benchmark.commands import BENCH_COMMANDS, bench
 from wrn.display import have_streams, leave_quietly
 from wrn.errors import Error, UsageError, unknown
+from wrn.files import as_json
 from wrn.hardware import out_of_memory
 from wrn.options import (
     Aug,
@@ -113,7 +113,7 @@ def evaluate(
 
     facts = evaluate_run(run, data, device, optimize)
     if json:
-        print(jsonlib.dumps(facts))
+        print(as_json(facts))
     else:
         print(
             f"test error {facts['test_error']:.2f}% ({facts['wrong']} of {facts['images']} images of {facts['data']}), "
@@ -140,7 +140,7 @@ def predict(
     found = top_classes(run, images, top, device, optimize)
     answered = [line for line in found if "classes" in line]
     if json:
-        print(jsonlib.dumps(found))
+        print(as_json(found))
     elif answered:
         table = _table("image", *(f"{place}." for place in range(1, len(answered[0]["classes"]) + 1)))
         for line in answered:
@@ -164,7 +164,7 @@ def list_(
     listings = {"models": models, "data": data_sets, "recipes": recipes, "experiments": experiments}
     chosen = [what] if what else list(listings)
     if json:
-        print(jsonlib.dumps({name: listings[name]() for name in chosen}))
+        print(as_json({name: listings[name]() for name in chosen}))
         return
     for name in chosen:
         rows = listings[name]()
@@ -203,7 +203,7 @@ def info(
         model, num_classes=num_classes, image_size=image_size, in_channels=in_channels, depth_rule=depth_rule
     )
     if json:
-        print(jsonlib.dumps(found.to_dict()))
+        print(as_json(found.to_dict()))
         return
     table = _table("part", "output", "parameters", "MACs", "conv layers", "activations", title=found.model)
     rows: list[Part | Complexity] = [*found.parts, found]
@@ -229,7 +229,7 @@ def data_info(
 
     found = data_set(data, image_size=image_size, val_fraction=val_fraction)
     if json:
-        print(jsonlib.dumps(found))
+        print(as_json(found))
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")

@@ -1,6 +1,7 @@
 """What a person sees: plain lines, and a live bar below them where there is a terminal."""
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wrn.errors import UsageError
+from wrn.errors import Error, UsageError
 
 
 class Bar:
@@ -87,8 +88,14 @@ class Log:
 
     @contextmanager
     def copied_to(self, path: Path) -> Iterator[None]:
-        """Append every line to the file too, and first those so far."""
-        with path.open("ab", buffering=0) as self.file:  # nothing is left behind that a full disk would refuse later
+        """Append every line to the file too, and first those so far. Raises wrn.Error where there is a link instead."""
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            if path.is_symlink():
+                raise Error(f"{path}: is a link, which is not written through; remove it") from error
+            raise
+        with os.fdopen(handle, "ab", buffering=0) as self.file:  # nothing is left that a full disk would refuse later
             try:
                 for text in self._earlier:
                     self.note(text)
@@ -117,6 +124,8 @@ def have_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, os.fdopen(number, "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is shown by its bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def leave_quietly() -> None:

@@ -1,7 +1,9 @@
 """Files written whole or not at all, and their hashes."""
 
+import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -9,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
@@ -50,6 +52,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
+    except OSError as error:  # some network file systems have it for files alone, and need no more
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF, errno.ENOTSUP)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(handle)
 
@@ -87,7 +92,13 @@ def make_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that has a meaning as a whole: under another name first, so that no part of it is ever met."""
+    """Remove a folder that has a meaning as a whole: under another name first, so that no part of it is ever met.
+
+    Of a link to a folder, the link.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
     doomed = path.with_name(f".{path.name}.removed")
     path.rename(doomed)
     shutil.rmtree(doomed)
@@ -128,11 +139,39 @@ def read_json(path: Path, *fields: str) -> dict[str, Any]:
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError for anything else, however deep it is nested."""
+    """The value of a JSON text. Raises ValueError for anything else, however deep it is nested.
+
+    So it does for numbers that are none, infinite, or longer than 64 bits: no file of ours has such.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refused, parse_int=_whole, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def as_json(value: Any) -> str:
+    """One line for programs to read; what is not a number, or infinite, is null, as JSON has no word for it."""
+
+    def told(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: told(each) for name, each in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [told(each) for each in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(told(value), allow_nan=False)
+
+
+def _refused(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is no number")
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < 20 else _refused(text)
+
+
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _refused(text)
 
 
 def seal_of(content: Any) -> str:
@@ -159,7 +198,10 @@ def read_sealed(path: Path, unsealed: Collection[str] = ()) -> dict[str, Any]:
     content = parsed(text)
     if not isinstance(content, dict):
         raise ValueError("holds no object")
-    as_written = text == _indented(content)  # 1E-5 is not what was written for 1e-5
+    try:
+        as_written = text == _indented(content)  # 1E-5 is not what was written for 1e-5
+    except RecursionError:  # some versions of Python read what they cannot write
+        raise ValueError("nested too deeply") from None
     seal = content.pop("seal", None)
     good = content.keys() <= set(unsealed) if seal is None else as_written and seal == seal_of(content)
     if not good:

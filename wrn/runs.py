@@ -85,7 +85,8 @@ class Run:
         except ValueError as error:
             if saved:
                 return saved
-            raise Error(f"{path}: damaged ({error}); start over with --fresh") from None
+            advice = "remove it; the result stands without it" if self.finished else "start over with --fresh"
+            raise Error(f"{path}: damaged ({error}); {advice}") from None
         return saved if _differ(there, saved) else there
 
     def must_agree(self, recipe: Recipe, seed: int, execution: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ class Run:
             since = {"native": False, "memory": "normal", "deterministic": False, "graphs": False}  # not in all runs
             there |= since | self.env["execution"]
         if changes := [
-            f"{name} is {there[name]} there and {here[name]} now" for name in here if here[name] != there[name]
+            f"{name} is {there.get(name)} there and {here[name]} now" for name in here if here[name] != there.get(name)
         ]:
             raise Error(
                 f"{self.path}: holds a run that differs ({'; '.join(changes)}); choose another folder with --out, or "
@@ -223,7 +224,8 @@ class Run:
         if not (self.path / "lock").exists():
             return None
         try:
-            with FileLock(self.path / "lock", timeout=0):
+            # Who asks holds it for a moment too, so that others who ask wait for that
+            with FileLock(self.path / "lock", timeout=0.2, poll_interval=0.02):
                 return None
         except Timeout:
             return self._holder()
@@ -296,8 +298,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     metrics = content["progress"].get("metrics")
     if not isinstance(metrics, list) or not all(isinstance(line, dict) and "epoch" in line for line in metrics):
         raise ValueError("has no metrics")
-    if not all(type(value) in (int, float) for name, value in content["progress"].items() if name != "metrics"):
+    numbers = {name: value for name, value in content["progress"].items() if name != "metrics"}
+    if not all(type(value) in (int, float) and (value >= 0 or name == "loss_sum") for name, value in numbers.items()):
         raise ValueError("has something else than numbers for its progress")
+    if not all(type(numbers.get(name, 0)) is int for name in ("epoch", "step", "images", "wrong", "timed_images")):
+        raise ValueError("has a part of an epoch, a step or an image")
     for name, file in content["files"].items():
         if name not in ("recipe.json", "env.json") or not isinstance(file, dict):
             raise ValueError(f"has a file {name!r}")
@@ -327,8 +332,9 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 RESULT = (
     "model", "data", "recipe", "deviations", "seed", "epochs", "test_error", "test_error_is", "best_test_error",
     "best_test_error_is", "selected_epoch", "val_error", "val_images", "test_top5_error", "test_loss", "train_loss",
-    "parameters", "classes", "train_images", "test_images", "data_fingerprint", "model_sha256", "preprocess",
-    "precision", "native", "device", "determinism", "bit_exact", "seconds", "images_per_second", "peak_memory",
+    "parameters", "classes", "train_images", "test_images", "data_fingerprint", "data_from", "model_sha256",
+    "preprocess", "precision", "native", "device", "determinism", "bit_exact", "seconds", "images_per_second",
+    "peak_memory",
 )  # fmt: skip
 """The fields of `result.json`."""
 

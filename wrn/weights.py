@@ -82,6 +82,8 @@ def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
             for name, kind in _FIELDS.items():
                 if not isinstance(header[name], kind):
                     raise ValueError(f"{name} is {header[name]!r}")
+            if not 1 <= header["image_size"] <= 10_000:  # as in recipes: a picture is brought to this size
+                raise ValueError(f"image_size is {header['image_size']}")
             for name in (header["data"], *header["classes"]):
                 if not isinstance(name, str) or not name.isprintable():  # it is shown in terminals
                     raise ValueError(f"a name is {name!r}")

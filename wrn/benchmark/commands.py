@@ -1,12 +1,12 @@
 """`wrn bench`: one function a benchmark; parse, call, print. No torch until one runs."""
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from wrn.benchmark.report import markdown
+from wrn.files import as_json
 from wrn.options import Device, Json, Native, Precision, option, truth
 
 Models = Annotated[
@@ -136,7 +136,7 @@ BENCH_COMMANDS = {
 
 
 def _tell(found: dict[str, Any], out: str | None, json: bool) -> None:
-    print(jsonlib.dumps(found) if json else markdown(found), flush=True)  # before the disk may refuse it
+    print(as_json(found) if json else markdown(found), flush=True)  # before the disk may refuse it
     if out is not None:
         from wrn.files import write_json
 

@@ -97,7 +97,9 @@ def load(path: Path, digest: str | None = None) -> WholeImage:
         with safe_open(path, "pt") as file:
             about, names = parsed(file.metadata()["wrn"]), file.keys()
             whitening = WholeImage(contrast=about["contrast"], **{name: file.get_tensor(name) for name in names})
-            recorded = about["sha256"]
+            recorded, mean, matrix = about["sha256"], whitening.mean, whitening.matrix
+            if mean.ndim != 1 or (matrix is not None and matrix.shape != (len(mean), len(mean))):
+                raise ValueError("its numbers are not those of one size of images")
     except FileNotFoundError:
         raise MissingError(f"{path}: missing; the model needs the whitening that its run wrote beside it") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,20 +71,13 @@ class CellFinding:
             "data": self.cell.column.data,
             "what": self.cell.column.result,
             "by_seed": dict(self.values),
-            "median": _finite(self.median),
+            "median": self.median and asdict(self.median),
             "unfinished": self.others,
             "paper": self.paper,
             "tolerance": self.cell.column.tolerance,
             "verdict": self.verdict,
-            "base_minus_this": _finite(self.to_base),
+            "base_minus_this": self.to_base and asdict(self.to_base),
         }
-
-
-def _finite(interval: Interval | None) -> dict[str, Any] | None:
-    """For JSON, which knows no infinity: the ends of one run's interval are null."""
-    if interval is None:
-        return None
-    return {name: None if math.isinf(value) else value for name, value in asdict(interval).items()}
 
 
 @dataclass(frozen=True)
@@ -250,13 +244,20 @@ def _rise(claim: Rise, cells: list[CellFinding], single: bool) -> ClaimFinding:
         if each.cell.row.key not in claim.rows:
             continue
         begun = [job for job in each.cell.jobs if (job.path / "recipe.json").exists()]
-        rises = [found for job in begun if (found := rise(Run(job.path).metrics)) is not None]
+        rises = [found for job in begun if (found := rise(metrics_of(Run(job.path)))) is not None]
         if not rises:
             decided.append(None)
             continue
         decided.append(above_zero(mean(rises), single))
         figures.append(f"{each.cell.row.key} on {each.cell.column.title}: {_difference(mean(rises))}")
     return ClaimFinding(claim.text, _together(decided, figures, single), "", tuple(figures))
+
+
+def metrics_of(run: Run) -> list[dict[str, Any]]:
+    """A line an epoch; none where they cannot be read, without which all else can still be told."""
+    with suppress(Error):
+        return run.metrics
+    return []
 
 
 def rise(lines: Sequence[Mapping[str, Any]]) -> float | None:

@@ -18,7 +18,7 @@ from wrn.recipes import recipe
 from wrn.reporting import authors_log, figures, markdown, tables
 from wrn.reporting.authors_log import AuthorsLog
 from wrn.reporting.benchmarks import benchmarks, by_machine
-from wrn.reporting.findings import LAST_OR_BEST, Finding, find
+from wrn.reporting.findings import LAST_OR_BEST, Finding, find, metrics_of
 from wrn.reporting.tables import Table, Text
 from wrn.reproduction import plan
 from wrn.runs import Run
@@ -147,7 +147,7 @@ def _pictures(finding: Finding) -> Iterator[tuple[str, str]]:
             lines = {}
             for cell in finding.cells:
                 finished = [job for job, state in zip(cell.cell.jobs, cell.states, strict=True) if state == "finished"]
-                if cell.cell.column == column and finished and (metrics := Run(finished[0].path).metrics):
+                if cell.cell.column == column and finished and (metrics := metrics_of(Run(finished[0].path))):
                     lines[f"{cell.cell.row.key}, seed {finished[0].seed}"] = metrics
             if lines:
                 yield f"Curves on {column.title}", figures.curves(lines, column.title)

@@ -1,6 +1,5 @@
 """`wrn reproduce`, `tune` and `report`: parse, call, print. No torch until something is run."""
 
-import json as jsonlib
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from tyro.conf import Positional, arg
 from wrn import recipes
 from wrn.display import say, tell
 from wrn.errors import Error, UsageError
+from wrn.files import as_json
 from wrn.options import Device, Json, RecipeFlags, Root, Workers, fields_of, option, words_of
 
 Arithmetic = Annotated[Literal["fp32", "tf32", "bf16"], arg(help="arithmetic of training", metavar="fp32|tf32|bf16")]
@@ -83,7 +83,7 @@ def tune(
     words = words_of({name: value for name, value in same.items() if value is not None})
     command = f"wrn train {shlex.join([model, *words])}"
     if json:
-        print(jsonlib.dumps({what: found, "trials": [each._asdict() for each in ranked], "command": command}))
+        print(as_json({what: found, "trials": [each._asdict() for each in ranked], "command": command}))
     else:
         print(f"{in_a_table(ranked)}\n{what} {found:g} has the lowest validation error; {command}")
 
@@ -106,7 +106,7 @@ def report(
     if json:
         if out is not None:
             raise UsageError("--json --out: JSON is printed; leave one of the two out")
-        print(jsonlib.dumps(facts(runs, paper_version, log)))
+        print(as_json(facts(runs, paper_version, log)))
         return
     if out is None:
         print(markdown_page(runs, paper_version, log))

@@ -64,8 +64,9 @@ def estimate(jobs: Sequence[Job], device: str | None = None) -> dict[str, Estima
 def _of_a_finished(job: Job) -> float | None:
     """What the same recipe took with another seed, in the same arithmetic."""
     for path in sorted(job.path.parent.glob("seed*/result.json")):
-        if (result := Run(path.parent).result)["precision"] == job.precision:
-            return float(result["seconds"])
+        with suppress(Error, KeyError):  # what is damaged is told where it is looked at for itself
+            if (result := Run(path.parent).result)["precision"] == job.precision:
+                return float(result["seconds"])
     return None
 
 

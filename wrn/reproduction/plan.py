@@ -95,8 +95,8 @@ def _check(choice: Choice) -> None:
         raise UsageError(
             f"--paper-version {choice.version}: has no {choice.experiment}; take {' or '.join(choice.of.versions)}"
         )
-    if choice.seeds < 1:
-        raise UsageError(f"--seeds {choice.seeds}: must be at least 1")
+    if type(choice.seeds) is not int or not 1 <= choice.seeds <= 1000:
+        raise UsageError(f"--seeds {choice.seeds}: must be a whole number from 1 to 1,000")
     keys = [row.key for row in choice.of.rows]
     for name in choice.rows:
         if name not in keys:
@@ -269,7 +269,10 @@ def state(job: Job, failures: Mapping[str, str]) -> str:
         return "running"
     if job.name in failures:
         return f"failed: {failures[job.name]}"
-    return f"stopped after epoch {len(run.metrics)} of {job.recipe.epochs}"
+    try:
+        return f"stopped after epoch {len(run.metrics)} of {job.recipe.epochs}"
+    except Error as error:
+        return f"failed: {error}"
 
 
 def _computed_as(result: Mapping[str, Any], precision: str) -> bool:

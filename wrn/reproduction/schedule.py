@@ -81,7 +81,8 @@ def run_all(
     came: list[int] = []  # signals to end by
     total = len(jobs)
     done = total - len(waiting)
-    with _signals() as noted:
+    elsewhere: set[str] = set()  # what another command trains
+    with _signals() as noted, _ended(running):
         while waiting or running:
             while noted:
                 for each in running:
@@ -103,12 +104,40 @@ def run_all(
                     failed[job.name] = f"its teacher failed: {failed[job.after.name]}"
                     say(f"[{done}/{total}] {job.title}: {failed[job.name]}")
                 elif len(running) < at_once and (job.after is None or state(job.after, {}) == "finished"):
+                    now = state(job, {})
+                    if now == "running":
+                        if job.name not in elsewhere:
+                            say(f"{job.title}: another command trains it; waiting")
+                        elsewhere.add(job.name)
+                        continue
                     waiting.remove(job)
-                    running.append(_started(job, how))
+                    if now == "finished":
+                        done += 1
+                        say(f"[{done}/{total}] {job.title}: trained by another command")
+                        continue
+                    try:
+                        running.append(_started(job, how))
+                    except OSError as error:
+                        done += 1
+                        failed[job.name] = f"could not be started: {error.strerror or error}"
+                        say(f"[{done}/{total}] {job.title}: {failed[job.name]}")
             time.sleep(0.05)
     if came:
         raise Interrupted(came[0])
     return failed
+
+
+@contextmanager
+def _ended(running: list[_Running]) -> Iterator[None]:
+    """Whatever goes wrong within, the runs still save and end before anybody hears of it."""
+    try:
+        yield
+    finally:
+        for each in running:
+            each.process.terminate()
+        for each in running:
+            each.process.wait()
+            each.told.close()
 
 
 def _started(job: Job, how: How) -> _Running:

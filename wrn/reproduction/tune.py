@@ -1,8 +1,11 @@
 """`wrn tune dropout`: choose it on a validation split, as the paper says it did, by Optuna."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from wrn.data.catalog import label
 from wrn.errors import Error, UsageError
@@ -42,7 +45,6 @@ def tune_dropout(
     """
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise Error("wrn tune: needs optuna; pip install optuna") from error
     base = recipe(model, data=data, **fields)
@@ -56,6 +58,31 @@ def tune_dropout(
     name = f"dropout-{base.model}-{label(data)}-{base.hash}-{precision}-seed{seed}"
     journal = Path(out) / "tune" / f"{name}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{journal}.lock")  # which ends with this process, however it does
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        raise Error(f"{journal}: another command tunes this; wait for it, or name another --out") from None
+    try:
+        job_of = partial(_job, model, data, fields, seed, precision, out)
+        return _tuned(journal, name, trials, seed, job_of, how, say)
+    finally:
+        lock.release()
+
+
+def _tuned(
+    journal: Path,
+    name: str,
+    trials: int,
+    seed: int,
+    job_of: Callable[[float], Job],
+    how: How,
+    say: Callable[[str], None],
+) -> list[Trial]:
+    """Go on with the trials in the journal until there are so many; `job_of` is the run with a dropout."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     if not study.trials:
@@ -68,7 +95,7 @@ def tune_dropout(
         study.sampler = optuna.samplers.TPESampler(seed=key(seed, len(done)) % 2**32)
         trial = study.ask()
         dropout = round(trial.suggest_float("dropout", 0.0, 0.6, step=0.05), 2)  # 0.15, not 0.15000000000000002
-        job = _job(model, data, {**fields, "dropout": dropout}, seed, precision, out)
+        job = job_of(dropout)
         say(f"trial {len(done) + 1} of {trials}: dropout {dropout:g}")
         if failed := run_all([job], 1, how, lambda _: None):
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -79,8 +106,10 @@ def tune_dropout(
     return sorted({Trial(each.value or 0.0, round(each.params["dropout"], 2)) for each in done})
 
 
-def _job(model: str, data: str, fields: Mapping[str, Any], seed: int, precision: str, out: str | Path) -> Job:
-    return placed(recipe(model, data=data, **fields), seed, precision, out)
+def _job(
+    model: str, data: str, fields: Mapping[str, Any], seed: int, precision: str, out: str | Path, dropout: float
+) -> Job:
+    return placed(recipe(model, data=data, **fields, dropout=dropout), seed, precision, out)
 
 
 def in_a_table(ranked: Sequence[Trial]) -> str:

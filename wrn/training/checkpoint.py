@@ -149,18 +149,16 @@ def load_newest(
     for _, _, path in newest_first(folder):
         try:
             content = _checked(path)
-            progress, tensors = Progress(**content["progress"]), load_file(path / _TENSORS)
-            _must_fit(tensors, model)
+            # First of all: where the data have other classes now, nothing fits, and nothing is damaged
+            if not (strange := _strange(content["identity"], identity)):
+                progress, tensors = Progress(**content["progress"]), load_file(path / _TENSORS)
+                _must_fit(tensors, model)
         except _DAMAGE as error:
             aside = _set_aside(path)
             remarks.append(f"checkpoint {path}: damaged ({error}); set aside as {aside.name}")
             continue
-        for name, value in identity.items():
-            if content["identity"].get(name) != value:
-                raise Error(
-                    f"{path}: {name} was {content['identity'].get(name)} and is {value} now; "
-                    "restore what it was, or start over with --fresh"
-                )
+        if strange:
+            raise Error(f"{path}: {strange}; restore what it was, or start over with --fresh")
         _restore(tensors, model, optimizer)
         return progress, content["files"], remarks
     if any(folder.glob("damaged-*")):  # now or at an earlier try
@@ -216,6 +214,12 @@ def _load(tensors: dict[str, Tensor], model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():  # these share the model's storage; copy_ keeps its layout
             tensor.copy_(tensors[name])
+
+
+def _strange(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    """In what a checkpoint is of another run; None if it is of this one."""
+    changes = (f"{n} was {there.get(n)} and is {value} now" for n, value in here.items() if there.get(n) != value)
+    return next(changes, None)
 
 
 def _checked(path: Path) -> dict[str, Any]:

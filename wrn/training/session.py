@@ -117,6 +117,8 @@ def train(
         _must_have_room(training)
     try:
         with run.hold():
+            if not fresh and (run.finished or run.begun != begun):
+                raise Error(f"{run.path}: another process has trained here meanwhile; run the same command again")
             run.begin(recipe, seed, fresh)
             _keep_whitening(run, training.data)
             with log.copied_to(run.path / "train.log"), interruption(every) as interrupt, _explaining(execution, log):
