@@ -1,16 +1,21 @@
 """Trained networks in use."""
 
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch.optim.swa_utils import AveragedModel
 
 import wrn
+from wrn.files import seal_of
 from wrn.inference import BySize
 from wrn.prediction import evaluate_run
 
@@ -199,6 +204,26 @@ def test_eval_where_the_folder_lies_now_holds_out_what_the_run_did(run_wrn, pict
     code, out, err = run_wrn("eval", "run", "--data", "folder:elsewhere", "--json")
     assert code == 0, err
     assert {**json.loads(out), "data": None} == {**before, "data": None}
+
+
+def test_a_name_that_the_terminal_cannot_show_is_shown_by_its_bytes(run, scans, start, tmp_path):
+    (tmp_path / "all").mkdir()
+    shutil.copy(scans[0], os.fsdecode(os.fsencode(tmp_path / "all") + b"/\xe9.png"))
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    process = start(sys.executable, "-m", "wrn", "predict", run.path, tmp_path / "all", env=strict)
+    out, err = process.communicate(timeout=600)
+    assert (process.returncode, r"\udce9.png" in out) == (0, True), out + err
+
+
+def test_a_model_of_enormous_pictures_is_none_of_ours(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    file = tmp_path / "run" / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        header = json.loads(opened.metadata()["wrn"]) | {"image_size": 40_000}
+    header.pop("seal")
+    save_file(load_file(file), file, metadata={"wrn": json.dumps(header | {"seal": seal_of(header)})})
+    with pytest.raises(wrn.Error, match="image_size is 40000"):
+        wrn.load(file)
 
 
 def test_links_that_lead_back_are_followed_once(run, run_wrn, scans):

@@ -2,15 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 import wrn
 from tests.processes import files_under, wait_for
 from wrn.reproduction import plan
+from wrn.reproduction.schedule import How, run_all
 
 SMALL = ("table4-small", "--data", "digits", "--epochs", "1", "--labels", "200", "--rows", "wrn-10-1", "wrn-16-1")
 
@@ -133,6 +137,62 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path, start):
     first.kill()
     first.wait()
     assert wrn.Run(tmp_path / "run").held_by() is None, "the system lets go of it"
+
+
+def small_jobs(folder, epochs):
+    rows, fields = ("wrn-10-1", "wrn-16-1"), {"epochs": epochs}
+    choice = plan.choose("table4-small", seeds=1, data="digits", rows=rows, fields=fields)
+    return plan.jobs(plan.cells(choice, folder))
+
+
+def test_whatever_goes_wrong_the_runs_save_first(tmp_path):
+    short, long = small_jobs(tmp_path, 1)[0], small_jobs(tmp_path, 500)[1]
+
+    def say(_):
+        while not any("checkpoints" in path.parts for path in files_under(long.path)):
+            time.sleep(0.05)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run_all([short, long], 2, How(device="cpu", threads=1), say)
+    assert "saved; the same command continues" in (long.path / "train.log").read_text()
+
+
+def test_what_another_command_trains_is_waited_for(tmp_path):
+    (job, _), said = small_jobs(tmp_path, 1), []
+    run = wrn.Run(job.path)
+    released = threading.Event()
+
+    def held():
+        with run.hold():
+            run.begin(job.recipe, job.seed, fresh=False)
+            begun.set()
+            released.wait()
+
+    begun, other = threading.Event(), threading.Thread(target=held)
+    other.start()
+    begun.wait()
+    threading.Timer(2, released.set).start()
+    assert run_all([job], 1, How(device="cpu", threads=1), said.append) == {}
+    other.join()
+    assert "another command trains it; waiting" in said[0]
+    assert run.finished
+
+
+def test_a_damaged_run_stops_no_table(tmp_path, run_wrn):
+    code, _, err = run_wrn("reproduce", *SMALL, "--seeds", 1)
+    assert code == 0, err
+    first, second = sorted(path.parent for path in tmp_path.rglob("result.json"))
+    shutil.rmtree(first / "checkpoints")
+    (first / "metrics.jsonl").write_text("{")
+    (second / "result.json").write_text("{")
+    shutil.rmtree(second / "checkpoints")
+    code, out, err = run_wrn("reproduce", *SMALL, "--seeds", 2)
+    assert (code, "result.json: damaged" in out) == (1, True), out + err
+    assert len(list(tmp_path.rglob("seed1/result.json"))) == 2, "the others are trained"
+    code, out, err = run_wrn("report", "runs", "--json")
+    assert code == 0, err
+    assert json.loads(out)["experiments"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from filelock import FileLock
 
 import wrn
 
@@ -42,6 +43,15 @@ def test_dropout_is_chosen_on_a_validation_split_and_trials_are_kept(run_wrn, tm
     assert {each["dropout"]: each["val_error"] for each in found["trials"]} == {
         run.recipe.dropout: run.result["val_error"] for run in results
     }
+
+
+def test_two_commands_do_not_tune_the_same(run_wrn, tmp_path):
+    words = ("tune", "dropout", "wrn-10-1", "--data", "digits", "--val", 200, "--labels", 200, "--epochs", 1)
+    assert run_wrn(*words, "--trials", 1)[0] == 0
+    (journal,) = tmp_path.rglob("tune/*.log")
+    with FileLock(f"{journal}.lock"):
+        code, _, err = run_wrn(*words, "--trials", 2)
+    assert (code, "another command tunes this; wait for it" in err) == (1, True), err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`wrn train` as its users meet it: real runs, real signals, damaged files."""
 
+import errno
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +18,9 @@ from safetensors.torch import load_file
 
 import wrn
 from wrn.data.loader import Resident
-from wrn.files import read_sealed, write_sealed
+from wrn.files import parsed, read_sealed, write_sealed
 from wrn.runs import newest_first
-from wrn.training import checkpoint
+from wrn.training import checkpoint, session
 from wrn.training.loop import Training
 
 FAST = ("train", "wrn-10-1", "--data", "digits", "--image-size", "16", "--device", "cpu")
@@ -281,10 +283,96 @@ def test_data_that_changed_since_is_refused(pictures, tmp_path, run_wrn):
     )
     assert run_wrn(*words)[0] == 0
     (tmp_path / "run" / "result.json").unlink()
+    before = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    for split in ("train", "test"):  # with a class more nothing fits any longer, which is no damage
+        shutil.copytree(pictures / split / "one", pictures / split / "two")
+    code, _, err = run_wrn(*words)
+    assert (code, "data was" in err) == (1, True), err
+    assert sorted((tmp_path / "run" / "checkpoints").iterdir()) == before
+    for split in ("train", "test"):
+        shutil.rmtree(pictures / split / "two")
+    assert run_wrn(*words)[0] == 0
+    (tmp_path / "run" / "result.json").unlink()
     (pictures / "train" / "one" / "000.png").unlink()
     code, _, err = run_wrn(*words)
     assert code == 1
     assert "data was" in err
+
+
+def test_what_another_process_trained_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    recipe = wrn.recipe("wrn-10-1", data="digits", image_size=16, labels=64, epochs=1)
+    room = session._must_have_room
+
+    def slowly(training):  # the last thing before the folder is this process's own
+        monkeypatch.setattr(session, "_must_have_room", room)
+        wrn.train(recipe, tmp_path / "run", device="cpu", precision="fp32", quiet=True)
+        room(training)
+
+    monkeypatch.setattr(session, "_must_have_room", slowly)
+    with pytest.raises(wrn.Error, match="another process has trained here meanwhile"):
+        wrn.train(recipe, tmp_path / "run", device="cpu", precision="bf16", quiet=True)
+    assert wrn.Run(tmp_path / "run").result["precision"] == "fp32"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="needs links that can be told from files as these are opened")
+def test_no_link_in_a_run_folder_is_written_through(tmp_path, run_wrn):
+    """A stranger's run could append to any file of the user's so."""
+    (tmp_path / "mine.txt").write_text("mine\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").symlink_to(tmp_path / "mine.txt")
+    recipe = wrn.recipe("wrn-10-1", data="digits", image_size=16, labels=64, epochs=1)
+    write_sealed(tmp_path / "run" / "recipe.json", {"seed": 0, "recipe": recipe.to_dict()})
+    with pytest.raises(wrn.Error, match=r"train\.log: is a link, which is not written through; remove it"):
+        wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine\n"
+
+
+def test_fresh_removes_a_link_to_checkpoints_and_not_what_it_leads_to(tmp_path):
+    recipe = wrn.recipe("wrn-10-1", data="digits", image_size=16, labels=64, epochs=1)
+    run = wrn.train(recipe, tmp_path / "run", device="cpu", quiet=True)
+    (run.path / "checkpoints").rename(tmp_path / "scratch")
+    (run.path / "checkpoints").symlink_to(tmp_path / "scratch")
+    before = sorted((tmp_path / "scratch").rglob("*"))
+    assert wrn.train(recipe, run.path, device="cpu", fresh=True, quiet=True).finished
+    assert sorted((tmp_path / "scratch").rglob("*")) == before
+    assert not (run.path / "checkpoints").is_symlink()
+
+
+@pytest.mark.parametrize("folders", [errno.EINVAL, errno.EIO])
+def test_a_disk_that_syncs_no_folders_will_do(folders, tmp_path, monkeypatch):
+    """As those of some networks."""
+    fsync = os.fsync
+
+    def of_files(handle):
+        if Path(f"/proc/self/fd/{handle}").is_dir():
+            raise OSError(folders, os.strerror(folders))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    if folders == errno.EINVAL:
+        write_sealed(tmp_path / "a.json", {})
+    else:
+        with pytest.raises(OSError, match=r"a\.json"):
+            write_sealed(tmp_path / "a.json", {})
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "1" + "0" * 400, "[" * 100_000, "not JSON"]
+)
+def test_json_is_of_numbers_that_are_some(text):
+    with pytest.raises(ValueError, match=r"is no number|nested too deeply|Expecting value"):
+        parsed(text)
+
+
+def test_a_field_beyond_all_numbers_is_told_in_one_line(finished, tmp_path, run_wrn):
+    shutil.copytree(finished.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "result.json").write_text(json.dumps({"test_error": 10**400}))
+    for words in (("eval", "run"), ("report", "."), ("report", ".", "--json")):
+        _, out, err = run_wrn(*words)
+        assert "Traceback" not in out + err
+        assert "NaN" not in out
+        assert "Infinity" not in out
 
 
 def test_keep_every(run_wrn, tmp_path):
