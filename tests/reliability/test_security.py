@@ -132,6 +132,9 @@ def test_archives_write_nothing(tmp_path, monkeypatch):
     archive = tmp_path / "pictures.tar.gz"
     archive.write_bytes(tar_of(members))
     before = {path for path in tmp_path.parent.rglob("*") if "cache" not in path.parts}
+    with pytest.raises(wrn.Error, match=r"train/a/out\.png leads to nothing in the archive"):
+        wrn.dataset(f"folder:{archive}", image_size=8)
+    archive.write_bytes(tar_of(members[:-1]))
     data = wrn.dataset(f"folder:{archive}", image_size=8)
     assert len(data.train) == 4
     assert {path for path in tmp_path.parent.rglob("*") if "cache" not in path.parts} == before

@@ -1,6 +1,7 @@
 """`folder:PATH`: your own pictures in train/CLASS/* and test/CLASS/*, or a tar (.gz, .bz2, .xz) of that. No torch."""
 
 import hashlib
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -226,6 +227,12 @@ def _list_archive(path: Path) -> tuple[dict[str, tuple[int, int] | None], str]:
     with archives.opened(path) as archive:
         members = list(archives.members(archive))
     prefix = _prefix(members)
+    there = {_clean(member.name) for member in members}
+    for link in (member for member in members if member.issym()):
+        name = _clean(link.name).removeprefix(prefix)
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(_clean(link.name)), link.linkname))
+        if name.startswith(("train/", "test/")) and target not in there:
+            raise Error(f"folder:{path}: {name} leads to nothing in the archive; mend or remove the link")
     stamp = path.stat().st_mtime_ns
     entries = {
         _clean(member.name).removeprefix(prefix): None if member.isdir() else (member.size, stamp)

@@ -96,7 +96,7 @@ def _check(choice: Choice) -> None:
             f"--paper-version {choice.version}: has no {choice.experiment}; take {' or '.join(choice.of.versions)}"
         )
     if type(choice.seeds) is not int or not 1 <= choice.seeds <= 1000:
-        raise UsageError(f"--seeds {choice.seeds}: must be a whole number from 1 to 1,000")
+        raise UsageError(f"--seeds {choice.seeds}: must be a whole number, at least 1 and at most 1,000")
     keys = [row.key for row in choice.of.rows]
     for name in choice.rows:
         if name not in keys:
