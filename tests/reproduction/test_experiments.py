@@ -111,7 +111,7 @@ def test_on_other_data_it_is_that_of_its_column_or_the_first(name, row, data, nu
     assert plan.paper_value(choice, cell.row, cell.column) == number
 
 
-def test_a_version_whose_numbers_are_unknown_has_none_of_anothers():
+def test_a_version_whose_numbers_are_unknown_has_none_of_the_last():
     """Figure 2's are those of the last version; in the first WRN-28-10 had another error."""
     choice = plan.choose("fig2", "v1")
     assert {plan.paper_value(choice, each.row, each.column) for each in plan.cells(choice, "runs")} == {None}
