@@ -104,8 +104,7 @@ def run_all(
                     failed[job.name] = f"its teacher failed: {failed[job.after.name]}"
                     say(f"[{done}/{total}] {job.title}: {failed[job.name]}")
                 elif len(running) < at_once and (job.after is None or state(job.after, {}) == "finished"):
-                    now = state(job, {})
-                    if now == "running":
+                    if (now := state(job, {})) == "running":
                         if job.name not in elsewhere:
                             say(f"{job.title}: another command trains it; waiting")
                         elsewhere.add(job.name)
@@ -114,13 +113,10 @@ def run_all(
                     if now == "finished":
                         done += 1
                         say(f"[{done}/{total}] {job.title}: trained by another command")
-                        continue
-                    try:
-                        running.append(_started(job, how))
-                    except OSError as error:
+                    elif why := _start(job, how, running):
                         done += 1
-                        failed[job.name] = f"could not be started: {error.strerror or error}"
-                        say(f"[{done}/{total}] {job.title}: {failed[job.name]}")
+                        failed[job.name] = why
+                        say(f"[{done}/{total}] {job.title}: failed: {why}")
             time.sleep(0.05)
     if came:
         raise Interrupted(came[0])
@@ -138,6 +134,15 @@ def _ended(running: list[_Running]) -> Iterator[None]:
         for each in running:
             each.process.wait()
             each.told.close()
+
+
+def _start(job: Job, how: How, running: list[_Running]) -> str | None:
+    """Begin a run, to be among those `running`; returns why it could not be begun."""
+    try:
+        running.append(_started(job, how))
+    except OSError as error:
+        return f"could not be started: {error.strerror or error}"
+    return None
 
 
 def _started(job: Job, how: How) -> _Running:
