@@ -66,7 +66,7 @@ def bars(ours: Mapping[str, float], paper: Mapping[str, float], title: str, to: 
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.set(xlabel=f"time as ratio to {to}", title=title)
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         axis.spines["right"].set_visible(False)
     return page.getvalue()
 
@@ -75,7 +75,7 @@ def rates(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     """A benchmark's images/s, by what its rows are `of`, contestant beside contestant."""
     models = list(dict.fromkeys(row["of"] for row in rows))
     names = list(dict.fromkeys(row["contestant"] for row in rows))
-    with _figure(7.2, 1.3 + 0.28 * len(rows)) as (figure, page):
+    with _figure(7.2, 1.6 + 0.28 * len(rows)) as (figure, page):
         axis = figure.add_subplot()
         height = 0.8 / len(names)
         for place, (color, name) in enumerate(zip(_colors(len(names)), names, strict=True)):
@@ -89,7 +89,7 @@ def rates(rows: Sequence[Mapping[str, Any]], title: str) -> str:
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.set(xlabel="images/s", title=title)
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         axis.spines["right"].set_visible(False)
     return page.getvalue()
 
