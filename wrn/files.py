@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files and folders: written whole or not at all, walked through, hashed; and JSON, read and written."""
 
 import errno
 import hashlib

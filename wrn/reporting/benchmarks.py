@@ -53,7 +53,7 @@ def _together(found: Sequence[Mapping[str, Any]]) -> Rows:
     `of` is a network and its batch, with what else tells the files apart in which ours is of that network and batch.
     """
     rows = [
-        {**row, "file": number, "execution": set(each.get("execution", "").split(", "))}
+        {**row, "file": number, "execution": set(filter(None, each.get("execution", "").split(", ")))}
         for number, each in enumerate(found)
         for row in each["rows"]
     ]
